@@ -1,0 +1,134 @@
+package changefeed
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+)
+
+// announceEvery is how often the log's position goes out on the bus though nothing is new (A7).
+const announceEvery = time.Second
+
+// appender owns the log's writer: it takes what the session has received, waits at the gate, appends,
+// and publishes.
+type appender struct {
+	feed    *Feed
+	writer  *changelog.Writer
+	batches *batches
+	durable *atomic.Uint64 // LSN; what the session reports to the server
+}
+
+func (a *appender) run(ctx context.Context) error {
+	tick := time.NewTicker(announceEvery)
+	defer tick.Stop()
+	a.announce(ctx)
+	for {
+		if txs := a.batches.take(); len(txs) > 0 {
+			if err := a.store(ctx, txs); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.batches.more:
+		case now := <-tick.C:
+			a.announce(ctx)
+			if _, err := a.writer.Roll(ctx, now); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// store makes transactions durable, as many at a time as are visible.
+func (a *appender) store(ctx context.Context, txs []transaction) error {
+	const least, most = time.Millisecond, 50 * time.Millisecond
+	wait := least
+	for len(txs) > 0 {
+		n, err := a.visible(ctx, txs)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			a.feed.cfg.Metrics.gateWaits.Inc()
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, most)
+			continue
+		}
+		wait = least
+		if err := a.append(ctx, txs[:n]); err != nil {
+			return err
+		}
+		size := 0
+		for i := range txs[:n] {
+			size += txs[i].size
+		}
+		txs = txs[n:]
+		a.batches.stored(size, len(txs) == 0)
+	}
+	return nil
+}
+
+// append writes one batch. The position behind it is durable when it returns.
+func (a *appender) append(ctx context.Context, txs []transaction) error {
+	b := changelog.Batch{Next: txs[len(txs)-1].end}
+	n := 0
+	for i := range txs {
+		n += len(txs[i].changes)
+	}
+	b.Changes = make([]change.Change, 0, n)
+	for i := range txs {
+		b.Changes = append(b.Changes, txs[i].changes...)
+		for table, signature := range txs[i].relations {
+			if b.Relations == nil {
+				b.Relations = make(map[string]string)
+			}
+			b.Relations[table] = signature
+		}
+		if txs[i].config {
+			fence, err := a.feed.nextXID(ctx)
+			if err != nil {
+				return err
+			}
+			b.Config, b.ConfigHash, b.SnapshotFence = a.feed.wanted, a.feed.hash, fence
+		}
+	}
+	before := a.writer.State()
+	if err := a.feed.cfg.Failpoint(BeforeAppend); err != nil {
+		return err
+	}
+	started := time.Now()
+	if err := a.writer.Append(ctx, b); err != nil {
+		return err
+	}
+	if err := a.feed.cfg.Failpoint(AfterAppend); err != nil {
+		return err
+	}
+	a.durable.Store(uint64(b.Next)) // from here on it may be acknowledged (I1)
+
+	m := a.feed.cfg.Metrics
+	m.appendTime.Observe(time.Since(started).Seconds())
+	m.batchSize.Observe(float64(n))
+	m.changes.Add(float64(n))
+	m.position.Set(float64(b.Next))
+	state := a.writer.State()
+	a.feed.cfg.Publish(ctx, change.Frame{
+		Epoch: state.Epoch, Config: state.ConfigHash, Prev: before.Head(), Next: state.Head(), Changes: b.Changes,
+	})
+	return nil
+}
+
+// announce publishes the log's position, so that a node that missed the last frame finds out.
+func (a *appender) announce(ctx context.Context) {
+	state := a.writer.State()
+	a.feed.cfg.Publish(ctx, change.Frame{Epoch: state.Epoch, Config: state.ConfigHash, Prev: state.Head(), Next: state.Head()})
+}

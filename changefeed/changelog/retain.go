@@ -1,0 +1,74 @@
+package changelog
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Retain drops the segments whose every change is older than before, and moves the horizon in the same
+// transaction (A9). The newest segment always stays. It returns how many were dropped. A reader that
+// holds a segment makes it fail after two seconds: try again later.
+func (l *Log) Retain(ctx context.Context, before time.Time) (int, error) {
+	var dropped int
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		var err error
+		dropped, err = retainTx(ctx, tx, l.slot, before)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("drop old segments: %w", err)
+	}
+	return dropped, nil
+}
+
+// Trim drops every change that is in the log now: every cursor that is not at the head expires.
+func (l *Log) Trim(ctx context.Context) error {
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		s, err := scanState(tx.QueryRow(ctx, stateSQL+` for update`, l.slot))
+		if err != nil {
+			return err
+		}
+		if err := rollTx(ctx, tx, l.slot, s); err != nil {
+			return err
+		}
+		_, err = retainTx(ctx, tx, l.slot, time.Now().Add(time.Hour))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("trim the log: %w", err)
+	}
+	return nil
+}
+
+// retainTx drops every segment that is followed by one opened at or before the given time. The drop
+// comes first and may wait for readers; the feed's row is locked only after it.
+func retainTx(ctx context.Context, tx pgx.Tx, slot string, before time.Time) (int, error) {
+	if _, err := tx.Exec(ctx, `set local lock_timeout = '2s'`); err != nil {
+		return 0, err
+	}
+	rows, err := tx.Query(ctx, `
+select segment from (
+  select segment, lead(created_at) over (order by segment) as followed_at from nudge.segments) s
+ where followed_at <= $1 order by segment`, before)
+	if err != nil {
+		return 0, err
+	}
+	old, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err != nil || len(old) == 0 {
+		return 0, err
+	}
+	for _, n := range old {
+		if _, err := tx.Exec(ctx, `select nudge.segment_drop($1)`, n); err != nil {
+			return 0, err
+		}
+	}
+	// The horizon is where the oldest remaining segment of the present epoch begins.
+	_, err = tx.Exec(ctx, `
+update nudge.feed f
+   set horizon = greatest(horizon, (select min(from_lsn) from nudge.segments g where g.epoch = f.epoch))
+ where slot = $1`, slot)
+	return len(old), err
+}

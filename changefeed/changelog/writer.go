@@ -1,0 +1,248 @@
+package changelog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+)
+
+// Writer appends to the log on behalf of one feed. It is not safe for concurrent use.
+type Writer struct {
+	log      *Log
+	name     string // of the feed, shown to operators
+	maxAge   time.Duration
+	state    State
+	openedAt time.Time // the newest segment
+}
+
+// Writer takes up the log where it stands. name is shown to operators as the leader's; a segment older
+// than maxAge is followed by a new one. The error is ErrNoEpoch where NewEpoch must come first; the
+// writer is usable for that.
+func (l *Log) Writer(ctx context.Context, name string, maxAge time.Duration) (*Writer, error) {
+	w := &Writer{log: l, name: name, maxAge: maxAge}
+	var err error
+	if w.state, err = l.Feed(ctx); err != nil {
+		return w, err
+	}
+	return w, w.readSegment(ctx)
+}
+
+// State is what the writer last read or wrote.
+func (w *Writer) State() State { return w.state }
+
+func (w *Writer) readSegment(ctx context.Context) error {
+	err := w.log.pool.QueryRow(ctx,
+		`select created_at from nudge.segments order by segment desc limit 1`).Scan(&w.openedAt)
+	if err != nil {
+		return fmt.Errorf("read segments: %w", err)
+	}
+	return nil
+}
+
+// NewEpoch begins an epoch: next.Position is where the slot's new history starts, and next.Epoch
+// follows the present one. What was logged before stays until retention and is never served again.
+func (w *Writer) NewEpoch(ctx context.Context, next State) error {
+	err := pgx.BeginFunc(ctx, w.log.pool, func(tx pgx.Tx) error {
+		relations, err := json.Marshal(next.Relations)
+		if err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `
+insert into nudge.feed as f (slot, epoch, position, horizon, system_id, timeline, database, config_hash,
+       config, relations, snapshot_fence, leader, epoch_reason)
+values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+on conflict (slot) do update
+   set (epoch, position, horizon, system_id, timeline, database, config_hash, config, relations,
+        snapshot_fence, leader, epoch_reason, epoch_at, moved_at)
+     = (excluded.epoch, excluded.position, excluded.horizon, excluded.system_id, excluded.timeline,
+        excluded.database, excluded.config_hash, excluded.config, excluded.relations,
+        excluded.snapshot_fence, excluded.leader, excluded.epoch_reason, now(), now())
+ where f.epoch = $13 and f.position = $14`,
+			w.log.slot, int64(next.Epoch), int64(next.Position), next.SystemID, next.Timeline, next.Database,
+			int64(next.ConfigHash), next.Config, relations, int64(next.SnapshotFence), w.name, next.Reason,
+			int64(w.state.Epoch), int64(w.state.Position))
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return ErrFenced
+		}
+		return openSegment(ctx, tx, next)
+	})
+	if err != nil {
+		return fmt.Errorf("begin epoch: %w", err)
+	}
+	next.Horizon, next.Leader = next.Position, w.name
+	w.state = next
+	return w.readSegment(ctx)
+}
+
+// openSegment starts the segment after the newest one, at the state's position.
+func openSegment(ctx context.Context, tx pgx.Tx, s State) error {
+	_, err := tx.Exec(ctx, `
+select nudge.segment_open(coalesce((select max(segment) from nudge.segments), 0) + 1, $1, $2)`,
+		int64(s.Epoch), int64(s.Position))
+	return err
+}
+
+// Roll opens a new segment if the present one is older than the writer's maximum age. It reports
+// whether it did.
+func (w *Writer) Roll(ctx context.Context, now time.Time) (bool, error) {
+	if now.Sub(w.openedAt) < w.maxAge {
+		return false, nil
+	}
+	err := pgx.BeginFunc(ctx, w.log.pool, func(tx pgx.Tx) error {
+		return rollTx(ctx, tx, w.log.slot, w.state)
+	})
+	if err != nil {
+		return false, fmt.Errorf("open segment: %w", err)
+	}
+	return true, w.readSegment(ctx)
+}
+
+// rollTx opens a segment at the log's position and fails with ErrFenced if that is not the state's.
+func rollTx(ctx context.Context, tx pgx.Tx, slot string, s State) error {
+	if _, err := tx.Exec(ctx, `set local lock_timeout = '2s'`); err != nil {
+		return err
+	}
+	tag, err := tx.Exec(ctx, `
+select 1 from nudge.feed where slot = $1 and epoch = $2 and position = $3 for update`,
+		slot, int64(s.Epoch), int64(s.Position))
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrFenced
+	}
+	return openSegment(ctx, tx, s)
+}
+
+// Batch is what one append makes durable: whole transactions in commit order, and the position behind
+// them. Changes may be empty: then only the position moves.
+type Batch struct {
+	Next    change.LSN
+	Changes []change.Change
+	// Relations are the signatures of tables whose columns were streamed anew; merged into the state's.
+	Relations map[string]string
+	// Config, if not nil, puts this routing configuration in force from Next on.
+	Config        []byte
+	ConfigHash    uint64
+	SnapshotFence uint64
+}
+
+// copyFrom is the number of changes from which COPY is quicker than one INSERT of arrays.
+const copyFrom = 256
+
+// Append makes the batch durable and moves the position from where the writer knows it to b.Next, in
+// one transaction. ErrFenced means that another feed took over. After any other error the caller can't
+// know whether the batch is in the log: it must take up the log anew.
+func (w *Writer) Append(ctx context.Context, b Batch) error {
+	next := w.state
+	next.Position = b.Next
+	if b.Config != nil {
+		next.Config, next.ConfigHash, next.SnapshotFence = b.Config, b.ConfigHash, b.SnapshotFence
+	}
+	if len(b.Relations) > 0 {
+		merged := make(map[string]string, len(next.Relations)+len(b.Relations))
+		for _, m := range []map[string]string{next.Relations, b.Relations} {
+			for k, v := range m {
+				merged[k] = v
+			}
+		}
+		next.Relations = merged
+	}
+	var err error
+	if len(b.Changes) < copyFrom && b.Config == nil && len(b.Relations) == 0 {
+		err = w.appendSmall(ctx, b)
+	} else {
+		err = w.appendLarge(ctx, b, next)
+	}
+	if err != nil {
+		return fmt.Errorf("append to %s: %w", b.Next, err)
+	}
+	w.state = next // durable from here on
+	return nil
+}
+
+// appendSmall is one statement, and so one transaction and one round trip.
+func (w *Writer) appendSmall(ctx context.Context, b Batch) error {
+	n := len(b.Changes)
+	lsn, seq, at := make([]int64, n), make([]int32, n), make([]int64, n)
+	scope, table, op, reason := make([]string, n), make([]string, n), make([]string, n), make([]*string, n)
+	key, row, origin := make([]*string, n), make([]*string, n), make([]*string, n)
+	for i := range b.Changes {
+		c := &b.Changes[i]
+		lsn[i], seq[i], at[i] = int64(c.Pos.LSN), int32(c.Pos.Seq), c.CommittedAt.UnixMicro()
+		scope[i], table[i], op[i] = string(c.Scope), c.Table, string(rune(c.Op))
+		key[i], row[i] = textOrNil(string(c.Key)), textOrNil(string(c.Row))
+		origin[i], reason[i] = textOrNil(c.Origin), textOrNil(string(c.Reason))
+	}
+	var moved int
+	err := w.log.pool.QueryRow(ctx, `
+with fence as (
+  update nudge.feed set position = $4, leader = $5, moved_at = now()
+   where slot = $1 and epoch = $2 and position = $3 returning 1),
+rows as (
+  insert into nudge.changes (segment, lsn, seq, scope, tbl, op, key, row, origin, reason, committed_at)
+  select (select max(segment) from nudge.segments), x.lsn, x.seq, x.scope, x.tbl, x.op::"char", x.key, x.row, x.origin, x.reason, x.at
+    from fence, unnest($6::bigint[], $7::int[], $8::text[], $9::text[], $10::text[], $11::text[],
+                       $12::text[], $13::text[], $14::text[], $15::bigint[])
+         as x(lsn, seq, scope, tbl, op, key, row, origin, reason, at))
+select count(*) from fence`,
+		w.log.slot, int64(w.state.Epoch), int64(w.state.Position), int64(b.Next), w.name,
+		lsn, seq, scope, table, op, key, row, origin, reason, at).Scan(&moved)
+	if err != nil {
+		return err
+	}
+	if moved == 0 {
+		return ErrFenced
+	}
+	return nil
+}
+
+func (w *Writer) appendLarge(ctx context.Context, b Batch, next State) error {
+	relations, err := json.Marshal(next.Relations)
+	if err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, w.log.pool, func(tx pgx.Tx) error {
+		var segment int32
+		err := tx.QueryRow(ctx, `
+update nudge.feed
+   set position = $4, leader = $5, moved_at = now(), config_hash = $6, config = $7, relations = $8, snapshot_fence = $9
+ where slot = $1 and epoch = $2 and position = $3
+returning (select max(segment) from nudge.segments)`,
+			w.log.slot, int64(w.state.Epoch), int64(w.state.Position), int64(b.Next), w.name,
+			int64(next.ConfigHash), next.Config, relations, int64(next.SnapshotFence)).Scan(&segment)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrFenced
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.CopyFrom(ctx, pgx.Identifier{"nudge", "changes"}, []string{
+			"segment", "lsn", "seq", "scope", "tbl", "op", "key", "row", "origin", "reason", "committed_at",
+		}, pgx.CopyFromSlice(len(b.Changes), func(i int) ([]any, error) {
+			c := &b.Changes[i]
+			return []any{
+				segment, int64(c.Pos.LSN), int32(c.Pos.Seq), string(c.Scope), c.Table, byte(c.Op),
+				textOrNil(string(c.Key)), textOrNil(string(c.Row)), textOrNil(c.Origin), textOrNil(string(c.Reason)),
+				c.CommittedAt.UnixMicro(),
+			}, nil
+		}))
+		return err
+	})
+}
+
+func textOrNil(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

@@ -1,0 +1,155 @@
+package changefeed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+	"github.com/nudgesync/nudge/changefeed/route"
+)
+
+// Config is what a Feed needs. The fields without a default are required.
+type Config struct {
+	DSN         string        // of the source, for the replication connection
+	Source      *pgxpool.Pool // to the source's primary, for catalog, gate and heartbeats
+	Log         *changelog.Log
+	Routing     *route.Config
+	Slot        string
+	Publication string
+	Name        string // of this node, shown as the leader's
+	Logger      *slog.Logger
+	Metrics     *Metrics
+	// Publish hands an appended batch to the bus. It is called in log order, after the batch is durable,
+	// and once a second with an empty frame that says where the log stands. It must not block for long.
+	Publish func(context.Context, change.Frame)
+
+	// SegmentAge is how long a segment of the log is appended to. Default: one day.
+	SegmentAge time.Duration
+	// MaxBatch is the size in bytes of decoded changes from which the session stops reading until the
+	// appender has caught up. Default: 32 MiB.
+	MaxBatch int
+	// Failpoint, for tests, is called before and after each durable step; an error from it ends the
+	// session there and then, as a crash would.
+	Failpoint func(Step) error
+}
+
+// Step is a place where a test can make the feed fail.
+type Step string
+
+// The durable steps, each with a place before and after it.
+const (
+	BeforeDecode Step = "before-decode"
+	AfterDecode  Step = "after-decode"
+	BeforeAppend Step = "before-append"
+	AfterAppend  Step = "after-append"
+	BeforeAck    Step = "before-ack"
+	AfterAck     Step = "after-ack"
+)
+
+// Feed follows one slot. Of several feeds on one slot, the server lets one in; the others wait for it.
+type Feed struct {
+	cfg    Config
+	wanted []byte // cfg.Routing, encoded
+	hash   uint64
+}
+
+// New checks the configuration and returns a feed.
+func New(cfg Config) (*Feed, error) {
+	switch {
+	case cfg.Source == nil || cfg.Log == nil || cfg.Routing == nil || cfg.Logger == nil || cfg.Publish == nil || cfg.Metrics == nil:
+		return nil, errors.New("changefeed: a required field of Config is nil")
+	case cfg.Slot == "" || cfg.Publication == "":
+		return nil, errors.New("changefeed: slot and publication must be named")
+	}
+	if cfg.SegmentAge == 0 {
+		cfg.SegmentAge = 24 * time.Hour
+	}
+	if cfg.MaxBatch == 0 {
+		cfg.MaxBatch = 32 << 20
+	}
+	if cfg.Failpoint == nil {
+		cfg.Failpoint = func(Step) error { return nil }
+	}
+	return &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash()}, nil
+}
+
+// Run follows the slot until ctx ends, and returns nil then. It starts over, with backoff, after every
+// failure; what it could not do is logged and counted.
+func (f *Feed) Run(ctx context.Context) error {
+	const least, most = 100 * time.Millisecond, 10 * time.Second
+	wait := least
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(started) > most {
+			wait = least
+		}
+		var pgErr *pgconn.PgError
+		busy := errors.Is(err, errSlotBusy) || errors.As(err, &pgErr) && pgErr.Code == "55006" // object_in_use
+		f.cfg.Metrics.leader.Set(0)
+		switch {
+		case busy:
+			f.cfg.Logger.Debug("another feed holds the slot", "slot", f.cfg.Slot)
+			wait = time.Second / 2
+		default:
+			f.cfg.Metrics.failures.Inc()
+			f.cfg.Logger.Warn("feed stopped, starting over", "error", err, "wait", wait)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait/2 + rand.N(wait)): // jitter: feeds of several nodes do not march in step
+		}
+		wait = min(2*wait, most)
+	}
+	return nil
+}
+
+// follow is one connection's life: connect, stream, fail.
+func (f *Feed) follow(ctx context.Context) error {
+	start, err := f.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer start.close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	state := start.writer.State()
+	var durable atomic.Uint64
+	durable.Store(uint64(state.Position))
+	b := newBatches(f.cfg.MaxBatch)
+	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable}
+	s := &session{
+		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
+		relations: state.Relations, position: state.Position, epoch: state.Epoch,
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := a.run(ctx)
+		b.fail(err)
+		start.close() // P7: whatever the server waits for, it no longer waits for us
+		done <- err
+	}()
+	err = s.run(ctx)
+	cancel(err)
+	start.close()
+	if appendErr := <-done; appendErr != nil && !errors.Is(appendErr, context.Canceled) {
+		err = appendErr
+	}
+	if errors.Is(err, changelog.ErrFenced) {
+		return fmt.Errorf("replaced by another feed: %w", err)
+	}
+	return err
+}

@@ -1,0 +1,340 @@
+// Package snapshot reads the rows that a user owns from the app's live tables, page by page in key order.
+//
+// A snapshot starts from a position read before its first page; whatever is committed later is replayed
+// from the log over it. I6 makes that exact on the primary: a commit that the log holds at the start is
+// visible to every page.
+//
+// A page may also hold what the log does not have yet, or, under asynchronous commit, what a crash can
+// still take back. So every page says how far the WAL went when it was read (Page.Floor), is handed out
+// only once the WAL is flushed up to there, and the device is told that it is complete only when the log
+// has passed it (A5).
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+	"github.com/nudgesync/nudge/changefeed/pgoutput"
+	"github.com/nudgesync/nudge/changefeed/route"
+	"github.com/nudgesync/nudge/changefeed/value"
+)
+
+// Config is what a Reader needs; every field is required.
+type Config struct {
+	Pool    *pgxpool.Pool // to the source's primary, opened with value.SessionSettings
+	Routing *route.Config
+	Logger  *slog.Logger
+}
+
+// Reader reads pages. It is safe for concurrent use.
+type Reader struct {
+	cfg    Config
+	fenced atomic.Uint64 // the highest fence that was seen passed
+
+	mu    sync.Mutex
+	plans map[string]*plan
+}
+
+// plan is how a table is read. It is immutable.
+type plan struct {
+	all     []string // every column, as select * returns them
+	allOIDs []uint32
+	rel     *pgoutput.Rel // the columns that are streamed
+	take    []int         // their places in all
+	key     []int         // places of the key columns in rel
+	owner   int           // place of the owner column in rel
+	types   *value.Types
+	first   string // SQL of the first page: $1 owner, $2 limit
+	next    string // of a later one: $3… the last key
+}
+
+// ErrFenced: transactions that began before the epoch are still open; a snapshot taken now could miss
+// what they will commit (A4). Try again later.
+var ErrFenced = errors.New("snapshot: older transactions are still open")
+
+// Row is one row, as the feed would send it.
+type Row struct{ Key, Row []byte }
+
+// Page is a stretch of a user's rows of one table, in key order.
+type Page struct {
+	Rows  []Row
+	Last  []string   // the last key read, as text, to go on after; nil when Done
+	Done  bool       // there are no more rows
+	Floor change.LSN // how far the WAL went when the page was read
+}
+
+// New returns a reader.
+func New(cfg Config) (*Reader, error) {
+	if cfg.Pool == nil || cfg.Routing == nil || cfg.Logger == nil {
+		return nil, errors.New("snapshot: a field of Config is nil")
+	}
+	return &Reader{cfg: cfg, plans: make(map[string]*plan)}, nil
+}
+
+// Page reads the rows of table that user owns, after the key given as text (nil: from the start): at
+// most maxRows, and stopping after the row that passes maxBytes. fence is the log's SnapshotFence.
+func (r *Reader) Page(ctx context.Context, table, user string, after []string, fence uint64, maxRows, maxBytes int) (Page, error) {
+	rule, ok := r.cfg.Routing.Tables[table]
+	if !ok {
+		return Page{}, fmt.Errorf("snapshot: table %q is not configured", table)
+	}
+	conn, err := r.cfg.Pool.Acquire(ctx)
+	if err != nil {
+		return Page{}, fmt.Errorf("snapshot: %w", err)
+	}
+	defer conn.Release()
+	if err := r.passFence(ctx, conn.Conn(), fence); err != nil {
+		return Page{}, err
+	}
+	for fresh := false; ; fresh = true {
+		p, err := r.plan(ctx, conn.Conn(), table, rule, fresh)
+		if err != nil {
+			return Page{}, err
+		}
+		page, err := r.read(ctx, conn.Conn(), p, rule, user, after, maxRows, maxBytes)
+		if fresh || !errors.Is(err, errStale) {
+			return page, err
+		}
+	}
+}
+
+// passFence fails while a transaction below the fence is open.
+func (r *Reader) passFence(ctx context.Context, conn *pgx.Conn, fence uint64) error {
+	if fence <= r.fenced.Load() {
+		return nil
+	}
+	var oldest int64
+	if err := conn.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`).Scan(&oldest); err != nil {
+		return fmt.Errorf("snapshot: read open transactions: %w", err)
+	}
+	if uint64(oldest) < fence {
+		return ErrFenced
+	}
+	r.fenced.Store(fence) // a race stores a lower one at worst, which is asked for again
+	return nil
+}
+
+// errStale: the table does not have the columns of the plan any more.
+var errStale = errors.New("snapshot: the table has changed")
+
+// plan returns how to read a table, from the catalog if it is not known or a fresh one is asked for.
+func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule route.Rule, fresh bool) (*plan, error) {
+	r.mu.Lock()
+	p := r.plans[table]
+	r.mu.Unlock()
+	if p != nil && !fresh {
+		return p, nil
+	}
+	catalog, err := route.Catalog(ctx, conn, []string{table})
+	if err != nil {
+		return nil, err
+	}
+	t, ok := catalog[table]
+	if !ok {
+		return nil, fmt.Errorf("snapshot: table %s does not exist", table)
+	}
+	if p, err = newPlan(t, rule); err != nil {
+		return nil, err
+	}
+	oids := make([]uint32, len(p.rel.Columns))
+	for i, c := range p.rel.Columns {
+		oids[i] = c.Type
+	}
+	if p.types, err = value.Load(ctx, conn, oids); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.plans[table] = p
+	r.mu.Unlock()
+	return p, nil
+}
+
+func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
+	p := &plan{rel: &pgoutput.Rel{ID: t.OID, Schema: t.Schema, Name: t.Name}, owner: -1}
+	for i, c := range t.Columns {
+		p.all, p.allOIDs = append(p.all, c.Name), append(p.allOIDs, c.Type)
+		if c.Generated {
+			continue // not in the stream either (P16)
+		}
+		if c.Name == rule.Owner {
+			p.owner = len(p.take)
+		}
+		p.take = append(p.take, i)
+		p.rel.Columns = append(p.rel.Columns, pgoutput.Column{Name: c.Name, Type: c.Type})
+	}
+	if p.owner < 0 {
+		return nil, fmt.Errorf("%w: %s has no column %q", route.ErrShape, t.QualifiedName(), rule.Owner)
+	}
+	var key, params []string
+	for i, k := range rule.Key {
+		at := -1
+		for j, c := range p.rel.Columns {
+			if c.Name == k {
+				at = j
+			}
+		}
+		if at < 0 {
+			return nil, fmt.Errorf("%w: %s has no column %q", route.ErrShape, t.QualifiedName(), k)
+		}
+		p.key = append(p.key, at)
+		key = append(key, pgx.Identifier{k}.Sanitize())
+		params = append(params, fmt.Sprintf("$%d", i+3))
+	}
+	from := fmt.Sprintf("select * from %s where %s = $1", pgx.Identifier{t.Schema, t.Name}.Sanitize(), pgx.Identifier{rule.Owner}.Sanitize())
+	order := " order by " + strings.Join(key, ", ") + " limit $2::bigint"
+	p.first = from + order
+	p.next = from + " and (" + strings.Join(key, ", ") + ") > (" + strings.Join(params, ", ") + ")" + order
+	return p, nil
+}
+
+// read runs the page's query in text format, which prints what pgoutput prints (P18), and notes the WAL's
+// end behind it.
+func (r *Reader) read(ctx context.Context, conn *pgx.Conn, p *plan, rule route.Rule, user string, after []string, maxRows, maxBytes int) (Page, error) {
+	table, err := route.NewTable(p.rel, rule, p.types, value.Options{WideNumbersAsStrings: r.cfg.Routing.WideNumbersAsStrings})
+	if err != nil {
+		return Page{}, err
+	}
+	sql, params := p.first, [][]byte{[]byte(user), fmt.Append(nil, maxRows+1)}
+	if after != nil {
+		if len(after) != len(p.key) {
+			return Page{}, errStale
+		}
+		sql = p.next
+		for _, k := range after {
+			params = append(params, []byte(k))
+		}
+	}
+	var page Page
+	size, read := 0, 0
+	row := make([]pgoutput.Value, len(p.take))
+	rr := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil)
+	stale := !p.matches(rr.FieldDescriptions())
+	page.Done = true
+	for rr.NextRow() {
+		if stale || !page.Done {
+			continue // drains what is left
+		}
+		if read == maxRows || size > maxBytes {
+			page.Done = false
+			continue
+		}
+		read++
+		for i, at := range p.take {
+			if v := rr.Values()[at]; v == nil {
+				row[i] = pgoutput.Value{Kind: pgoutput.Null}
+			} else {
+				row[i] = pgoutput.Value{Kind: pgoutput.Text, Text: v}
+			}
+		}
+		page.Last = page.Last[:0]
+		for _, k := range p.key {
+			page.Last = append(page.Last, string(row[k].Text))
+		}
+		if string(row[p.owner].Text) != user {
+			continue // "007" is the same number as "7", and not the same user (I10)
+		}
+		out := Row{Key: table.Key(row), Row: table.Row(row)}
+		size += len(out.Key) + len(out.Row)
+		page.Rows = append(page.Rows, out)
+	}
+	if _, err := rr.Close(); err != nil {
+		return Page{}, readError(err)
+	}
+	if stale {
+		return Page{}, errStale
+	}
+	if page.Done {
+		page.Last = nil
+	}
+	page.Floor, err = r.flushed(ctx, conn)
+	return page, err
+}
+
+// matches reports whether a result has the columns that the plan was made for.
+func (p *plan) matches(fields []pgconn.FieldDescription) bool {
+	if len(fields) != len(p.all) {
+		return len(fields) == 0 // an error comes instead of rows
+	}
+	for i, f := range fields {
+		if f.Name != p.all[i] || f.DataTypeOID != p.allOIDs[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// readError tells a user that can't own anything, and a table that has changed, from a real failure.
+func readError(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "22P02", "22003", "22007", "22008":
+			// The user is no value of the owner's type: nothing can be theirs.
+			return ErrNoSuchOwner
+		case "42703", "42P01", "42883":
+			return errStale
+		}
+	}
+	return fmt.Errorf("snapshot: read page: %w", err)
+}
+
+// ErrNoSuchOwner: the user is no possible value of the owner column.
+var ErrNoSuchOwner = errors.New("snapshot: the user can own no row of this table")
+
+// flushed returns how far the WAL goes and waits until it is flushed up to there: what the page showed
+// can then no longer be lost. A commit, of a heartbeat, flushes all that was written before it.
+func (r *Reader) flushed(ctx context.Context, conn *pgx.Conn) (change.LSN, error) {
+	var inserted, flushed string
+	err := conn.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text`).Scan(&inserted, &flushed)
+	if err != nil {
+		return 0, fmt.Errorf("snapshot: read WAL position: %w", err)
+	}
+	floor, err := change.ParseLSN(inserted)
+	if err != nil {
+		return 0, err
+	}
+	safe, err := change.ParseLSN(flushed)
+	if err != nil {
+		return 0, err
+	}
+	if safe < floor {
+		if err := beat(ctx, conn); err != nil {
+			return 0, err
+		}
+	}
+	return floor, nil
+}
+
+// Beat moves the log: its position will pass whatever the WAL holds now.
+func (r *Reader) Beat(ctx context.Context) error {
+	conn, err := r.cfg.Pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("snapshot: heartbeat: %w", err)
+	}
+	defer conn.Release()
+	return beat(ctx, conn.Conn())
+}
+
+func beat(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := conn.Exec(ctx, `
+with durable as (select set_config('synchronous_commit', 'local', true))
+select pg_logical_emit_message(true, $1, '') from durable`, changelog.HeartbeatPrefix)
+	if err != nil {
+		return fmt.Errorf("snapshot: heartbeat: %w", err)
+	}
+	return nil
+}

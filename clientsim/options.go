@@ -1,0 +1,136 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// options are the flags of run.
+type options struct {
+	users    int
+	devices  int // of each user
+	rate     float64
+	duration time.Duration
+	settle   time.Duration
+	against  string
+	admin    string
+	dsn      string
+	keyFile  string
+	seed     uint64
+	json     bool
+	quiet    bool
+	report   string
+}
+
+func defaults() *options {
+	return &options{users: 200, devices: 3, rate: 200, duration: 30 * time.Second, settle: 15 * time.Second}
+}
+
+func (o *options) bind(f *pflag.FlagSet) {
+	f.IntVar(&o.users, "users", o.users, "users to create")
+	f.IntVar(&o.devices, "devices", o.devices, "devices of each user")
+	f.Float64Var(&o.rate, "rate", o.rate, "commits a second, at intended times fixed in advance")
+	f.DurationVar(&o.duration, "duration", o.duration, "how long to write")
+	f.DurationVar(&o.settle, "settle", o.settle, "how long to wait for quiet afterwards, at most")
+	f.StringVar(&o.against, "against", "", "the server's URL; without it, dev.json names everything")
+	f.StringVar(&o.admin, "admin", "", "URL of the admin listener; without it no cursor expires in the run")
+	f.StringVar(&o.dsn, "dsn", "", "the app's database, to write to and to compare with")
+	f.StringVar(&o.keyFile, "signing-key-file", "", "file with the HS256 key that the server accepts tokens of")
+	f.Uint64Var(&o.seed, "seed", 0, "makes devices and writes behave alike; 0 picks one and says which")
+	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
+	f.BoolVar(&o.quiet, "quiet", false, "no progress")
+	f.StringVar(&o.report, "report", "", "also write the summary to this file, as JSON")
+}
+
+// spareDescriptors are kept for everything that is no device: database, standard streams, pulls.
+const spareDescriptors = 64
+
+func (o *options) validate() error {
+	switch {
+	case o.users < 1:
+		return errors.New("--users: want at least 1")
+	case o.devices < 1:
+		return errors.New("--devices: want at least 1")
+	case o.rate <= 0 || o.rate > 100_000:
+		return errors.New("--rate: want more than 0 and at most 100000 commits a second")
+	case o.duration <= 0:
+		return errors.New("--duration: want more than 0")
+	case o.settle < 0:
+		return errors.New("--settle: want 0 or more")
+	case o.against != "" && (o.dsn == "" || o.keyFile == ""):
+		return errors.New("--against: want --dsn and --signing-key-file too")
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("descriptor limit: %w", err)
+	}
+	want := uint64(o.users)*uint64(o.devices) + spareDescriptors
+	if limit.Cur < want {
+		fit := max(int64(limit.Cur)-spareDescriptors, 0)
+		return fmt.Errorf("%d users × %d devices need %d descriptors, and the limit is %d: %d devices fit; raise it with ulimit -n %d",
+			o.users, o.devices, want, limit.Cur, fit, want)
+	}
+	if o.seed == 0 {
+		o.seed = rand.Uint64()>>1 + 1
+	}
+	return nil
+}
+
+// target is where a run goes. Its JSON is the file that "nudge dev" leaves.
+type target struct {
+	URL     string `json:"url"`
+	Admin   string `json:"admin"`
+	DSN     string `json:"dsn"`
+	KeyFile string `json:"signing_key_file"`
+}
+
+// target reads dev.json, unless --against is given; flags win over the file.
+func (o *options) target() (target, error) {
+	var t target
+	if o.against == "" {
+		path, err := devFile()
+		if err != nil {
+			return t, err
+		}
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return t, fmt.Errorf("%s is not there: start \"nudge dev\", or name a server with --against", path)
+		}
+		if err != nil {
+			return t, err
+		}
+		if err := json.Unmarshal(b, &t); err != nil {
+			return t, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	for _, flag := range []struct {
+		value string
+		field *string
+	}{{o.against, &t.URL}, {o.admin, &t.Admin}, {o.dsn, &t.DSN}, {o.keyFile, &t.KeyFile}} {
+		if flag.value != "" {
+			*flag.field = flag.value
+		}
+	}
+	return t, nil
+}
+
+// devFile is $XDG_STATE_HOME/nudge/dev.json, by the XDG Base Directory Specification.
+func devFile() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "nudge", "dev.json"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("dev.json: %w", err)
+	}
+	return filepath.Join(home, ".local", "state", "nudge", "dev.json"), nil
+}

@@ -1,0 +1,15 @@
+//go:build !linux
+
+package devpg
+
+import "syscall"
+
+// childAttr drops root and takes the child out of the terminal's process group: a Ctrl-C is for the
+// parent, which stops the server in its own order.
+func childAttr(owner *account) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setpgid: true}
+	if owner != nil {
+		attr.Credential = &syscall.Credential{Uid: owner.uid, Gid: owner.gid}
+	}
+	return attr
+}

@@ -1,0 +1,207 @@
+// Package hub knows the sessions of this node by scope, and nudges those that a change concerns.
+//
+// A nudge is a hint (I7): it says how far the scope has come and carries nothing. The hub never waits
+// for a session (I8), and never tells one of a scope that it did not register for (I10).
+package hub
+
+import (
+	"sync"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+)
+
+// Session is one live connection of a device.
+type Session interface {
+	// Device names the device. It is constant, and "" if the device is not known.
+	Device() string
+
+	// Nudge tells the session that changes up to head are there to be pulled. It is called with the
+	// hub locked: it must neither block nor call the hub. Calls may come from several goroutines,
+	// may repeat a head, and within one frame heads of several scopes come in any order: keep the newest.
+	Nudge(head change.Position)
+}
+
+// Hub is the sessions of this node. Its methods may be called from any goroutine.
+//
+// One lock serves: at 15,000 sessions a frame takes it for microseconds and registering for less than one
+// (see the benchmarks), so shards would buy nothing.
+type Hub struct {
+	mu sync.RWMutex
+	// scopes holds only scopes that have a session. Every session also stands under change.All.
+	scopes map[change.Scope]*members
+}
+
+// members are the sessions of one scope, in no order.
+type members struct {
+	list []member
+}
+
+// member is a place in a list, and knows which of its session's places it is.
+type member struct {
+	*registration
+	slot int
+}
+
+// registration is a session with its places: places[i].list[at[i]] is it.
+type registration struct {
+	session Session
+	device  string
+	scopes  []change.Scope
+	places  []*members
+	at      []int
+}
+
+// New returns a hub without sessions.
+func New() *Hub {
+	return &Hub{scopes: make(map[change.Scope]*members)}
+}
+
+// Register has the session nudged for the scopes, and for what concerns every scope, until unregister is
+// called. Compare the session's cursor with the head after it returns, so that no change falls between.
+// Once unregister has returned the session is not called any more; further calls of it do nothing.
+func (h *Hub) Register(scopes []change.Scope, s Session) (unregister func()) {
+	r := &registration{session: s, device: s.Device()}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.join(r, change.All)
+	for _, scope := range scopes {
+		h.join(r, scope)
+	}
+	return sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for slot := range r.scopes {
+			h.leave(r, slot)
+		}
+	})
+}
+
+// join gives the registration a place under the scope, unless it has one. Called with mu held.
+func (h *Hub) join(r *registration, scope change.Scope) {
+	m := h.scopes[scope]
+	if m == nil {
+		m = &members{}
+		h.scopes[scope] = m
+	}
+	if n := len(m.list); n > 0 && m.list[n-1].registration == r {
+		return // the scope was named twice; nobody else joins meanwhile
+	}
+	m.list = append(m.list, member{registration: r, slot: len(r.scopes)})
+	r.scopes = append(r.scopes, scope)
+	r.places = append(r.places, m)
+	r.at = append(r.at, len(m.list)-1)
+}
+
+// leave frees one of the registration's places: the last of the list moves into it. Called with mu held.
+func (h *Hub) leave(r *registration, slot int) {
+	m, at := r.places[slot], r.at[slot]
+	last := len(m.list) - 1
+	moved := m.list[last]
+	m.list[at] = moved
+	moved.at[moved.slot] = at
+	m.list[last] = member{}
+	m.list = m.list[:last]
+	switch {
+	case last == 0:
+		delete(h.scopes, r.scopes[slot])
+	case cap(m.list) >= 64 && last < cap(m.list)/4:
+		m.list = append(make([]member, 0, cap(m.list)/2), m.list...)
+	}
+}
+
+// heads are what a frame says about one scope.
+type heads struct {
+	newest  change.Position // of the scope
+	writer  string          // the origin of the newest change, "" if it did not say
+	foreign change.Position // newest that is not the writer's; zero if all are
+}
+
+// add takes the next change of the scope, in commit order.
+func (p *heads) add(c *change.Change) {
+	if !p.newest.IsZero() && c.Origin != p.writer {
+		p.foreign = p.newest
+	}
+	p.newest, p.writer = c.Pos, c.Origin
+}
+
+// of returns the newest position that the device did not write itself; zero if it wrote all.
+func (p *heads) of(device string) change.Position {
+	if device != "" && device == p.writer {
+		return p.foreign
+	}
+	return p.newest
+}
+
+// Deliver nudges the sessions of every scope in the frame with the scope's newest position that is not their
+// own device's writing (A17); who wrote all of it is not nudged. What stands under change.All is for every
+// session, its writer included (A15). A frame of heads only may concern anybody, so it is for every session too.
+func (h *Hub) Deliver(f change.Frame) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if f.HeadsOnly {
+		h.announce(change.All, f.Next)
+		return
+	}
+	var toAll change.Position
+	byScope := make(map[*members]heads)
+	for i := range f.Changes {
+		c := &f.Changes[i]
+		if c.Scope == change.All {
+			toAll = c.Pos
+			continue
+		}
+		if m := h.scopes[c.Scope]; m != nil {
+			p := byScope[m]
+			p.add(c)
+			byScope[m] = p
+		}
+	}
+	if !toAll.IsZero() {
+		h.announce(change.All, toAll)
+	}
+	for m, p := range byScope {
+		for _, r := range m.list {
+			if head := p.of(r.device); !head.IsZero() {
+				r.session.Nudge(head)
+			}
+		}
+	}
+}
+
+// Announce nudges every session of the scopes with the head, whoever wrote: for what is known by its
+// position alone, such as a head read from the log or a scope that was granted.
+func (h *Hub) Announce(scopes []change.Scope, head change.Position) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, s := range scopes {
+		h.announce(s, head)
+	}
+}
+
+// announce nudges the sessions of one scope. Called with mu held.
+func (h *Hub) announce(s change.Scope, head change.Position) {
+	m := h.scopes[s]
+	if m == nil {
+		return
+	}
+	for _, r := range m.list {
+		r.session.Nudge(head)
+	}
+}
+
+// Stats is the size of a hub, for metrics.
+type Stats struct {
+	Sessions int
+	Scopes   int // that have a session
+}
+
+// Stats returns the present size.
+func (h *Hub) Stats() Stats {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	all := h.scopes[change.All]
+	if all == nil {
+		return Stats{}
+	}
+	return Stats{Sessions: len(all.list), Scopes: len(h.scopes) - 1}
+}

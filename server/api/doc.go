@@ -1,0 +1,52 @@
+// Package api is what devices and operators talk to: the pull over HTTP, the socket, and the admin
+// listener. It holds no data; the engine answers pulls, the hub says who is to be nudged.
+//
+// # A session
+//
+// A session is one device's socket. At rest it is one goroutine, the reader, blocked in a read.
+// Everything that others want said to the device (a nudge, a goaway, a close) is noted in the session
+// under its lock, and a short-lived goroutine writes what is noted and exits:
+//
+//	hub ──Nudge(head)──►┌─────────────┐
+//	sweeper ──tend()───►│ session     │──flush goroutine, only while there is
+//	Drain ──────shut()─►│  newest head│  something to write──────────────────►┐
+//	                    │  flags      │                                       ├─► device
+//	reader ◄────────────└─────────────┘                                       │
+//	   └── answers to the device's own frames, one after the other ──────────►┘
+//
+// What is noted has a fixed size: the newest head, a goaway, a close. So a device that does not read
+// costs constant memory, and whoever notes something never waits for it (I8). One sweeper goroutine
+// looks after all sessions: hello deadline, pings, token expiry, maximum age.
+//
+// # The rules of the socket, as a client author meets them
+//
+// A close frame says whether to come back (see the close codes in package wire); its reason is the
+// name of the cause. An error frame never ends the session.
+//
+//   - Before ready only hello is served. Any other frame, and a hello that can't be read, gets
+//     error{request_invalid}; without a good hello in 5 s the session closes with 4002.
+//   - A hello of another protocol version closes with 4503. Its token: missing, bad or another
+//     device's 4501, expired 4001, revoked 4502, not verifiable now 1013. An engine that can't
+//     compare the cursor now: 1013.
+//   - A cursor in hello that is malformed or foreign gets error{cursor_malformed | cursor_foreign},
+//     followed by ready{behind: true}: forget the cursor (and, if foreign, the local rows), then pull
+//     without one on this same socket.
+//   - A device whose cursor is up to date gets a fresh one in a cursor frame behind ready, and again
+//     once per quiet hour; it takes the place of the one it holds.
+//   - pull frames are served one after the other, in order. A refused one gets error{id, code}.
+//   - token: another user or device, or a bad token 4501; expired 4001; revoked 4502; not verifiable
+//     now error{token_unverifiable}, and the session goes on until the old token's end.
+//   - A frame with unknown type, or that is not the JSON it should be: error{request_invalid}.
+//     Unknown members are ignored.
+//   - A binary frame closes with 1003, text that is not UTF-8 with 1007, a frame above 16 KiB with
+//     1009. More than 600 frames a minute (burst 60): 4029. An accepted ack is free.
+//   - A device that takes longer than 5 s to take a frame is closed with 4003; one that takes longer
+//     than 10 s is cut without a code, because half a frame is under way. No pong in 30 s: cut.
+//   - The same user and device opens another socket: the older one closes with 4504.
+//
+// # Stopping
+//
+// First Drain: readiness fails, new sockets are refused, every session gets goaway{after_ms} with its
+// own share of the window and is closed with 1012 when its time has come. Then Run's context is
+// cancelled: what is left closes at once, and Run returns when every session's goroutines have ended.
+package api

@@ -1,0 +1,4 @@
+package api
+
+// Decode is the frame decoder, for fuzzing.
+var Decode = decode

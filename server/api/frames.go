@@ -1,0 +1,283 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/nudgesync/nudge/server/auth"
+	"github.com/nudgesync/nudge/server/pull"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+var errUnknownFrame = errors.New("unknown frame type")
+
+// decode reads a client's frame: *wire.Hello, *wire.Pull, *wire.Ack or *wire.Token.
+func decode(b []byte) (any, error) {
+	var head struct {
+		T string `json:"t"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, fmt.Errorf("decode frame: %w", err)
+	}
+	var frame any
+	switch head.T {
+	case wire.THello:
+		frame = new(wire.Hello)
+	case wire.TPull:
+		frame = new(wire.Pull)
+	case wire.TAck:
+		frame = new(wire.Ack)
+	case wire.TToken:
+		frame = new(wire.Token)
+	default:
+		return nil, errUnknownFrame
+	}
+	if err := json.Unmarshal(b, frame); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", head.T, err)
+	}
+	return frame, nil
+}
+
+// dispatch serves one frame and reports whether the session goes on.
+func (s *session) dispatch(b []byte) (more bool) {
+	frame, err := decode(b)
+	// An accepted ack is free: counting what ends escalation would punish the diligent.
+	var refused error
+	if ack, ok := frame.(*wire.Ack); ok && s.unregister != nil {
+		s.api.metrics.received(wire.TAck)
+		if refused = s.ack(ack); refused == nil {
+			return true
+		}
+	}
+	if !s.limiter.Allow() {
+		s.shut(wire.CloseRate, string(wire.RateLimited))
+		return false
+	}
+	if err != nil {
+		s.api.metrics.received("invalid")
+		return s.refuse(nil, wire.NewProblem(wire.RequestInvalid, ""))
+	}
+	hello, isHello := frame.(*wire.Hello)
+	if isHello == (s.unregister != nil) { // a second hello, or something else before the first
+		s.api.metrics.received("invalid")
+		return s.refuse(nil, wire.NewProblem(wire.RequestInvalid, ""))
+	}
+	switch f := frame.(type) {
+	case *wire.Pull:
+		s.api.metrics.received(wire.TPull)
+		return s.pull(f)
+	case *wire.Ack:
+		return s.refuse(nil, s.problem(refused))
+	case *wire.Token:
+		s.api.metrics.received(wire.TToken)
+		return s.renew(f)
+	}
+	s.api.metrics.received(wire.THello)
+	return s.hello(hello)
+}
+
+// refuse answers a frame that could not be served. It reports whether the session goes on.
+func (s *session) refuse(id *int64, p *wire.Problem) bool {
+	return s.send(wire.TError, wire.Error{T: wire.TError, ID: id, Code: p.Code, RetryAfterMS: int(p.RetryAfterMS)})
+}
+
+// hello opens the session. It is registered first and its cursor compared after: what is committed in
+// between nudges it, and waits in the session until ready is out.
+func (s *session) hello(f *wire.Hello) (more bool) {
+	if f.V != wire.Version {
+		s.shut(wire.CloseProtocolOld, string(wire.ProtocolOld))
+		return false
+	}
+	if !validDevice(f.Device) {
+		return s.refuse(nil, wire.NewProblem(wire.RequestInvalid, ""))
+	}
+	s.mu.Lock()
+	s.greeted = true // from here on, what takes time is ours
+	s.mu.Unlock()
+	token := f.Token
+	if token == "" {
+		token = s.headerToken
+	}
+	s.headerToken = ""
+	ctx, cancel := context.WithTimeout(s.api.base, s.api.limits.Pull)
+	defer cancel()
+	id, err := s.api.verify(ctx, token)
+	if err == nil {
+		err = checkDevice(id, f.Device)
+	}
+	if err != nil {
+		s.shutProblem(s.problem(err))
+		return false
+	}
+	s.user, s.device = id.User, f.Device
+	s.adopt(id)
+	s.api.greet(s)
+	s.unregister = s.api.cfg.Hub.Register(pull.Scopes(s.user), s)
+
+	var cursor string
+	if f.Cursor != nil {
+		cursor = *f.Cursor
+	}
+	at, err := s.api.cfg.Engine.Compare(ctx, s.user, cursor)
+	var p *wire.Problem
+	if errors.As(err, &p) && (p.Code == wire.CursorMalformed || p.Code == wire.CursorForeign) {
+		if !s.refuse(nil, p) {
+			return false
+		}
+		cursor = ""
+		at, err = s.api.cfg.Engine.Compare(ctx, s.user, "")
+	}
+	if err != nil {
+		s.shutProblem(s.problem(err))
+		return false
+	}
+	if !s.send(wire.TReady, wire.Ready{
+		T: wire.TReady, Session: s.id, Head: at.Head, Behind: at.Behind, MaxAgeS: int(s.maxAge.Seconds()),
+	}) {
+		return false
+	}
+	if fresh := at.Fresh; !at.Behind && fresh != "" && fresh != cursor {
+		if !s.send(wire.TCursor, wire.Cursor{T: wire.TCursor, Cursor: fresh}) {
+			return false
+		}
+	}
+	s.mu.Lock()
+	s.cursor, s.cursorAt = cursor, time.Now()
+	s.ready = true
+	s.kick(time.Now())
+	s.mu.Unlock()
+	return true
+}
+
+// problem is problemOf, logging what only we may know.
+func (s *session) problem(err error) *wire.Problem {
+	p := problemOf(err)
+	if p.Code == wire.Internal {
+		s.api.log.Error("frame failed", "session", s.id, "error", err)
+	}
+	return p
+}
+
+// shutProblem closes with the code that tells the client what to do about p.
+func (s *session) shutProblem(p *wire.Problem) {
+	code := wire.CloseBadToken
+	switch {
+	case p.Code == wire.TokenExpired:
+		code = wire.CloseTokenExpired
+	case p.Code == wire.TokenRevoked:
+		code = wire.CloseRevoked
+	case p.Status == http.StatusServiceUnavailable, p.Status == http.StatusTooManyRequests:
+		code = wire.CloseOverload
+	case p.Code == wire.Internal:
+		code = wire.CloseInternal
+	}
+	s.shut(code, string(p.Code))
+}
+
+// adopt makes the session live as long as the token does.
+func (s *session) adopt(id auth.Identity) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expires, s.warned, s.expiring = id.Expires, false, false
+}
+
+// pull serves a page. The reader serves one at a time, so a device never has two under way.
+func (s *session) pull(f *wire.Pull) (more bool) {
+	if s.expired(time.Now()) {
+		s.shut(wire.CloseTokenExpired, string(wire.TokenExpired))
+		return false
+	}
+	began := time.Now()
+	source, code, more := s.answer(f)
+	s.api.metrics.pulled(source, code, time.Since(began))
+	return more
+}
+
+func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
+	if f.Limit < 0 || len(f.Nudge) > maxNudgeID {
+		return "none", string(wire.RequestInvalid), s.refuse(&f.ID, wire.NewProblem(wire.RequestInvalid, ""))
+	}
+	req := pull.Request{
+		User: s.user, Device: s.device,
+		Limit: min(f.Limit, s.api.limits.PageRows), Bytes: wire.MaxChangesFrame - changesOverhead,
+	}
+	if f.Cursor != nil {
+		req.Since = *f.Cursor
+	}
+	s.serving.Lock()
+	defer s.serving.Unlock()
+	ctx, cancel := context.WithTimeout(s.api.base, s.api.limits.Pull)
+	defer cancel()
+	ans, err := s.api.cfg.Engine.Pull(ctx, req)
+	if err != nil {
+		p := s.problem(err)
+		return "none", string(p.Code), s.refuse(&f.ID, p)
+	}
+	s.proved(req.Since)
+	s.settle(ans.Acked)
+
+	frame := make([]byte, 0, len(ans.Changes)+changesOverhead)
+	frame = append(frame, `{"t":"`+wire.TChanges+`","id":`...)
+	frame = strconv.AppendInt(frame, f.ID, 10)
+	frame = append(frame, ',')
+	frame = ans.AppendMembers(frame)
+	frame = append(frame, '}')
+	return ans.Source, "200", s.write(wire.TChanges, frame)
+}
+
+// changesOverhead is what a changes frame holds besides its changes, in bytes, near enough: mostly
+// the cursor.
+const changesOverhead = 1 << 10
+
+// ack takes note of what the device has saved.
+func (s *session) ack(f *wire.Ack) error {
+	pos, err := s.api.cfg.Engine.Saved(s.user, f.Cursor)
+	if err != nil {
+		return err
+	}
+	s.proved(f.Cursor)
+	s.settle(pos)
+	return nil
+}
+
+// proved remembers the newest cursor that the device holds for certain.
+func (s *session) proved(cursor string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cursor, s.cursorAt = cursor, time.Now()
+}
+
+// renew replaces the session's token.
+func (s *session) renew(f *wire.Token) (more bool) {
+	ctx, cancel := context.WithTimeout(s.api.base, s.api.limits.Pull)
+	defer cancel()
+	id, err := s.api.verify(ctx, f.Token)
+	if err == nil {
+		err = checkDevice(id, s.device)
+	}
+	if err != nil {
+		p := s.problem(err)
+		if p.Status >= http.StatusInternalServerError { // ours: the old token still stands
+			return s.refuse(nil, p)
+		}
+		s.shutProblem(p)
+		return false
+	}
+	if id.User != s.user {
+		s.shut(wire.CloseBadToken, string(wire.TokenBad))
+		return false
+	}
+	s.adopt(id)
+	return true
+}
+
+func (s *session) expired(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !now.Before(s.expires)
+}

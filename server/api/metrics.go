@@ -1,0 +1,56 @@
+package api
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the package's collectors. Labels take a few fixed values, never one that a client chose.
+type Metrics struct {
+	sessions    prometheus.Gauge
+	nudges      prometheus.Counter
+	frames      *prometheus.CounterVec
+	pulls       *prometheus.CounterVec
+	pullSeconds *prometheus.HistogramVec
+	closes      *prometheus.CounterVec
+}
+
+// NewMetrics makes the collectors and registers them; an error means that their names are taken.
+func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "nudge_sessions", Help: "Open sockets, also those that have not said hello.",
+		}),
+		nudges: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nudge_nudges_total", Help: "Nudges written to sockets, after coalescing.",
+		}),
+		frames: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nudge_frames_total", Help: "Frames from and to clients, by type.",
+		}, []string{"from", "type"}),
+		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nudge_pulls_total", Help: "Pulls over HTTP and socket, by the source of the answer and its status or problem code.",
+		}, []string{"source", "code"}),
+		pullSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "nudge_pull_seconds", Help: "Time to answer a pull, by the source of the answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 13), // 0.1 ms to 6 s
+		}, []string{"source"}),
+		closes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nudge_session_closes_total", Help: `Ended sockets by our close code; "client" closed it, "lost" just ended.`,
+		}, []string{"code"}),
+	}
+	for _, c := range []prometheus.Collector{m.sessions, m.nudges, m.frames, m.pulls, m.pullSeconds, m.closes} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *Metrics) pulled(source, code string, took time.Duration) {
+	m.pulls.WithLabelValues(source, code).Inc()
+	m.pullSeconds.WithLabelValues(source).Observe(took.Seconds())
+}
+
+func (m *Metrics) received(typ string) { m.frames.WithLabelValues("client", typ).Inc() }
+func (m *Metrics) sent(typ string)     { m.frames.WithLabelValues("server", typ).Inc() }

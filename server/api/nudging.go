@@ -1,0 +1,129 @@
+package api
+
+import (
+	mathrand "math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// Nudge notes that the device's newest head is now head. It does not block: at most it starts a
+// goroutine. Within an epoch a smaller head changes nothing. Epochs are not ordered here: two that
+// counted alike may come in either order (A2), and a nudge too many is harmless (I7).
+func (s *session) Nudge(head change.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if head.Epoch == s.head.Epoch && !s.head.Before(head) {
+		return
+	}
+	s.head = head
+	s.nudgeDue = true
+	s.kick(time.Now())
+}
+
+// settle drops the nudge that waits, if pos, which the device has saved, covers it.
+func (s *session) settle(pos change.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pos.Epoch == s.head.Epoch && !pos.Before(s.head) {
+		s.nudgeDue = false
+	}
+}
+
+// kick starts a flush goroutine if there is something to write and none lives. mu is held.
+func (s *session) kick(now time.Time) {
+	if s.writing || s.over {
+		return
+	}
+	if act := s.next(now); act != nil {
+		s.writing = true
+		s.start(func() { s.flush(act) })
+	}
+}
+
+// flush writes what is noted until nothing is.
+func (s *session) flush(act func() (more bool)) {
+	for act != nil {
+		if !act() {
+			// Closed, or broken: either way the reader is to see the end of it. writing stays true,
+			// so nobody starts another flush.
+			_ = s.raw.Close()
+			return
+		}
+		s.mu.Lock()
+		if act = s.next(time.Now()); act == nil {
+			s.writing = false
+		}
+		s.mu.Unlock()
+	}
+}
+
+// next takes the most urgent thing off the notes, as what is to be done about it without the lock;
+// nil if there is nothing to do now. What is done reports whether the session goes on. mu is held.
+func (s *session) next(now time.Time) func() (more bool) {
+	switch {
+	case s.goaway != nil: // before ending: the client learns how long to wait, then meets the close
+		g := s.goaway
+		s.goaway = nil
+		return func() bool { return s.send(wire.TGoaway, g) }
+	case s.ending.code != 0:
+		e := s.ending
+		return func() bool {
+			s.closing(e)
+			return false
+		}
+	case !s.ready:
+		return nil
+	case s.expiring:
+		s.expiring = false
+		in := int(max(0, s.expires.Sub(now)).Seconds())
+		return func() bool {
+			return s.send(wire.TTokenExpiring, wire.TokenExpiring{T: wire.TTokenExpiring, InS: in})
+		}
+	case !s.nudgeDue:
+		return nil
+	}
+	// The first nudge of a burst goes at once, the last one when its time has come: a burst always
+	// ends in a nudge with the burst's own head (I9).
+	if wait := s.nudgedAt.Add(s.api.limits.NudgeEvery).Sub(now); wait > 0 {
+		s.arm(wait)
+		return nil
+	}
+	s.nudgeDue = false
+	s.nudgedAt = now
+	head := s.head
+	return func() bool { return s.nudge(s.api.cfg.Engine.Head(s.user, head)) }
+}
+
+// arm sets the timer that wakes the session for its trailing nudge. mu is held.
+func (s *session) arm(wait time.Duration) {
+	switch {
+	case s.armed || s.over:
+		return
+	case s.timer == nil:
+		s.timer = time.AfterFunc(wait, s.wake)
+	default:
+		s.timer.Reset(wait)
+	}
+	s.armed = true
+}
+
+func (s *session) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armed = false
+	s.kick(time.Now())
+}
+
+// nudge writes a nudge. Its id is the device's to echo in the pull that follows.
+func (s *session) nudge(head string) bool {
+	ok := s.send(wire.TNudge, wire.Nudge{
+		T: wire.TNudge, Head: head, ID: strconv.FormatUint(mathrand.Uint64(), 36),
+	})
+	if ok {
+		s.api.metrics.nudges.Inc()
+	}
+	return ok
+}

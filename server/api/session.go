@@ -1,0 +1,257 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// closeWait bounds a close handshake with a client that does not take part in it.
+const closeWait = 5 * time.Second
+
+// session is one device's socket. It implements hub.Session.
+type session struct {
+	api    *API
+	conn   *websocket.Conn
+	raw    net.Conn // under conn, to cut it
+	id     string
+	opened time.Time
+	maxAge time.Duration
+
+	// Owned by the reader.
+	headerToken string
+	limiter     *rate.Limiter
+	unregister  func() // from the hub; nil before hello
+
+	// user and device are written by the reader once, before the session is entered anywhere.
+	user, device string
+
+	// serving is held while a pull is answered, and while a fresh cursor is made for a quiet device:
+	// a cursor must not overtake a page.
+	serving sync.Mutex
+
+	// running counts the goroutines beside the reader; it only grows under mu while over is false.
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	over     bool // the reader is gone: nothing starts any more
+	writing  bool // a flush goroutine lives
+	greeted  bool // hello came
+	ready    bool // ready is written: nudges may follow
+	ending   ending
+	goaway   *wire.Goaway // to be written
+	closeAt  time.Time    // after a goaway for age; zero before
+	expires  time.Time    // the token's exp
+	warned   bool         // token_expiring was noted for this token
+	expiring bool         // token_expiring is to be written
+	nextPing time.Time
+	cursor   string    // the newest one that the device proved to hold, "" for none
+	cursorAt time.Time // when a cursor last went either way
+
+	// The newest head (I8): one, not a queue.
+	head     change.Position
+	nudgeDue bool // head is to be written
+	nudgedAt time.Time
+	armed    bool        // timer will wake the session
+	timer    *time.Timer // for the trailing nudge; nil until first needed
+}
+
+// ending is how a session ends: a close code and its reason.
+type ending struct {
+	code   int
+	reason string
+}
+
+// Device is the device's id, as it said in hello.
+func (s *session) Device() string { return s.device }
+
+// run is the reader: it serves the client's frames until the connection ends, and then waits for
+// everything else that the session started.
+func (s *session) run() {
+	defer s.api.release()
+	clientClosed := s.serve()
+	s.end(clientClosed)
+}
+
+// serve reports whether it was the client who closed.
+func (s *session) serve() (clientClosed bool) {
+	defer s.survive(s.shut)
+	for {
+		frame, err := s.read()
+		if err != nil {
+			return websocket.CloseStatus(err) != -1
+		}
+		more := frame != nil && s.dispatch(frame.Bytes())
+		s.api.frames.put(frame)
+		if !more {
+			return false
+		}
+	}
+}
+
+// survive makes a panic the end of one session, by shut or cut, instead of the process.
+func (s *session) survive(end func(code int, reason string)) {
+	if v := recover(); v != nil {
+		s.api.logPanic("session", v, "session", s.id)
+		end(wire.CloseInternal, string(wire.Internal))
+	}
+}
+
+// read returns the next frame's text; nil with no error if the session was told to close instead.
+// It takes a buffer only once a frame has begun.
+func (s *session) read() (*bytes.Buffer, error) {
+	typ, r, err := s.conn.Reader(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	buf := s.api.frames.get()
+	if _, err := buf.ReadFrom(io.LimitReader(r, wire.MaxClientFrame+1)); err != nil {
+		s.api.frames.put(buf)
+		return nil, err
+	}
+	switch {
+	case buf.Len() > wire.MaxClientFrame:
+		s.shut(wire.CloseTooBig, string(wire.TooLarge))
+	case typ != websocket.MessageText:
+		s.shut(wire.CloseNotText, "not_text")
+	case !utf8.Valid(buf.Bytes()): // the library does not check
+		s.shut(wire.CloseNotUTF8, "not_utf8")
+	default:
+		return buf, nil
+	}
+	s.api.frames.put(buf)
+	return nil, nil
+}
+
+// end takes the session out everywhere and waits for its goroutines.
+func (s *session) end(clientClosed bool) {
+	if s.unregister != nil {
+		s.unregister()
+	}
+	s.mu.Lock()
+	s.over = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	end := s.ending
+	s.mu.Unlock()
+	if end.code == 0 || clientClosed {
+		_ = s.conn.CloseNow() // ends writes that are under way
+	}
+	s.running.Wait()
+	_ = s.conn.CloseNow()
+	s.api.forget(s)
+
+	label := strconv.Itoa(end.code)
+	if end.code == 0 {
+		label = "lost"
+		if clientClosed {
+			label = "client"
+		}
+	}
+	s.api.metrics.closes.WithLabelValues(label).Inc()
+	s.api.log.Debug("session ended", "session", s.id, "device", s.device, "close", label,
+		"reason", end.reason, "age", time.Since(s.opened))
+}
+
+// shut closes the session with a code, behind what is being written now. The first reason wins. It
+// does not block.
+func (s *session) shut(code int, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shutLocked(code, reason)
+}
+
+func (s *session) shutLocked(code int, reason string) {
+	if s.ending.code != 0 || s.over {
+		return
+	}
+	s.ending = ending{code, reason}
+	s.kick(time.Now())
+}
+
+// closing is the close handshake, in the flush goroutine.
+func (s *session) closing(e ending) {
+	_ = s.raw.SetReadDeadline(time.Now().Add(closeWait))
+	_ = s.conn.Close(websocket.StatusCode(e.code), e.reason)
+}
+
+// cut ends the connection under the session's feet: for a peer that is gone or stuck in mid-frame.
+// code is for the record; 0 for none.
+func (s *session) cut(code int, reason string) {
+	s.mu.Lock()
+	if s.ending.code == 0 {
+		s.ending = ending{code, reason}
+	}
+	s.mu.Unlock()
+	_ = s.raw.Close()
+}
+
+// start runs f in a goroutine that end waits for. mu is held.
+func (s *session) start(f func()) {
+	if s.over {
+		return
+	}
+	s.running.Go(func() {
+		defer s.survive(s.cut) // shut would wait for a flush that may have been what broke
+		f()
+	})
+}
+
+// send writes a frame that is a Go value.
+func (s *session) send(typ string, frame any) bool {
+	b, err := json.Marshal(frame)
+	if err != nil { // frames are plain structs
+		panic(err)
+	}
+	return s.write(typ, b)
+}
+
+// write writes a frame and reports whether it went out. A device that takes too long for it is shut
+// out, or cut off if there is no end to it.
+func (s *session) write(typ string, frame []byte) bool {
+	slow := s.api.limits.SlowWrite
+	ctx, cancel := context.WithTimeout(context.Background(), 2*slow)
+	defer cancel()
+	began := time.Now()
+	if err := s.conn.Write(ctx, websocket.MessageText, frame); err != nil {
+		if ctx.Err() != nil {
+			s.cut(wire.CloseTooSlow, "too_slow")
+		}
+		return false
+	}
+	s.api.metrics.sent(typ)
+	if time.Since(began) > slow {
+		s.shut(wire.CloseTooSlow, "too_slow")
+	}
+	return true
+}
+
+// frameBuffers are what frames are read into. A session holds one only while it serves a frame.
+type frameBuffers struct{ pool sync.Pool }
+
+func (f *frameBuffers) get() *bytes.Buffer {
+	if b, ok := f.pool.Get().(*bytes.Buffer); ok {
+		b.Reset()
+		return b
+	}
+	return new(bytes.Buffer)
+}
+
+func (f *frameBuffers) put(b *bytes.Buffer) {
+	if b != nil {
+		f.pool.Put(b)
+	}
+}

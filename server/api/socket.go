@@ -1,0 +1,180 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
+
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// socketBuffer is the size of a session's read and write buffer, in bytes. Most frames are smaller;
+// larger ones pass through. net/http's own take 8 KB a connection.
+const socketBuffer = 512
+
+// socket serves GET /v1/socket up to the upgrade. The handler returns then, which frees what net/http
+// holds for a connection; the session's reader lives on. Origins were checked on the way here.
+func (a *API) socket(w http.ResponseWriter, r *http.Request) {
+	if !names(r.Header, "Upgrade", "websocket") || !names(r.Header, "Sec-WebSocket-Protocol", wire.Subprotocol) {
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		p := wire.NewProblem(wire.ProtocolOld, "this is a WebSocket of subprotocol "+wire.Subprotocol)
+		p.Hint = "Open a WebSocket that asks for subprotocol " + wire.Subprotocol + "; update an app that can't."
+		writeProblem(w, p)
+		return
+	}
+	token, err := bearer(r.Header)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if !a.reserve() {
+		a.fail(w, r, wire.NewProblem(wire.Draining, ""))
+		return
+	}
+	up := &upgrade{ResponseWriter: w}
+	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{wire.Subprotocol},
+		InsecureSkipVerify: true, // our own rule is exact about scheme and port
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		a.release()
+		if up.conn == nil {
+			a.fail(w, r, invalid(err.Error(), "Follow RFC 6455 §4.1."))
+		}
+		return
+	}
+	conn.SetReadLimit(-1) // read enforces ours, and closes in an order that lets the client see it
+	a.begin(&session{
+		api:         a,
+		conn:        conn,
+		raw:         up.conn,
+		id:          rand.Text(),
+		opened:      time.Now(),
+		maxAge:      time.Duration(float64(a.limits.MaxAge) * (0.8 + 0.4*mathrand.Float64())),
+		headerToken: token,
+		limiter:     rate.NewLimiter(rate.Limit(float64(a.limits.FramesAMin)/60), a.limits.FrameBurst),
+		// The first ping comes anywhere in the period, so that a herd that connected at once does
+		// not answer at once for ever.
+		nextPing: time.Now().Add(time.Duration(mathrand.Int64N(int64(a.limits.Ping)) + 1)),
+	})
+}
+
+// names reports whether a header's comma-separated list holds the value.
+func names(h http.Header, key, value string) bool {
+	for _, line := range h.Values(key) {
+		for part := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(part), value) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// reserve takes a session's place, false when none are given any more. release gives it back.
+func (a *API) reserve() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.draining {
+		return false
+	}
+	a.open++
+	return true
+}
+
+func (a *API) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.open--
+	if a.draining && a.open == 0 {
+		close(a.empty)
+	}
+}
+
+// begin starts a session in a reserved place.
+func (a *API) begin(s *session) {
+	a.mu.Lock()
+	a.sessions[s] = struct{}{}
+	draining := a.draining
+	a.mu.Unlock()
+	a.metrics.sessions.Inc()
+	go s.run()
+	if draining { // it began during the upgrade
+		s.shut(wire.CloseDrain, "draining")
+	}
+}
+
+// greet enters a session under its device. An older one of the same device gives way: phones leave
+// half-open sockets behind.
+func (a *API) greet(s *session) {
+	key := deviceKey{s.user, s.device}
+	a.mu.Lock()
+	older := a.byDevice[key]
+	a.byDevice[key] = s
+	a.mu.Unlock()
+	if older != nil {
+		older.shut(wire.CloseReplaced, "replaced")
+	}
+}
+
+// forget takes an ended session out.
+func (a *API) forget(s *session) {
+	key := deviceKey{s.user, s.device}
+	a.mu.Lock()
+	delete(a.sessions, s)
+	if a.byDevice[key] == s {
+		delete(a.byDevice, key)
+	}
+	a.mu.Unlock()
+	a.metrics.sessions.Dec()
+}
+
+// upgrade is the ResponseWriter of an upgrade. It hands out a connection with small buffers, and keeps
+// the library's plain text refusals back, so that ours can be written instead.
+type upgrade struct {
+	http.ResponseWriter
+	conn net.Conn // set by Hijack
+}
+
+func (u *upgrade) WriteHeader(status int) {
+	if status == http.StatusSwitchingProtocols {
+		u.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (u *upgrade) Write(p []byte) (int, error) { return len(p), nil }
+
+func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	u.conn = conn
+	// The 101 still stands in net/http's writer.
+	if err := rw.Flush(); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	early, err := rw.Reader.Peek(rw.Reader.Buffered()) // frames that came along with the request
+	if err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn), max(socketBuffer, len(early)))
+	if _, err := r.Peek(len(early)); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return conn, bufio.NewReadWriter(r, bufio.NewWriterSize(conn, socketBuffer)), nil
+}

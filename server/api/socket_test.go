@@ -1,0 +1,431 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/server/api"
+	"github.com/nudgesync/nudge/server/auth"
+	"github.com/nudgesync/nudge/server/pull"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+func TestUpgradeRefused(t *testing.T) {
+	w := tcp(t)
+	good := []string{
+		"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13",
+		"Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg==", "Sec-WebSocket-Protocol", wire.Subprotocol,
+	}
+	for _, c := range []struct {
+		name    string
+		headers []string
+		status  int
+		code    wire.Code
+	}{
+		{"no upgrade", []string{"Upgrade", ""}, 426, wire.ProtocolOld},
+		{"no subprotocol", []string{"Sec-WebSocket-Protocol", ""}, 426, wire.ProtocolOld},
+		{"another subprotocol", []string{"Sec-WebSocket-Protocol", "nudge.v0, chat"}, 426, wire.ProtocolOld},
+		{"another origin", []string{"Origin", "https://evil.example"}, 403, wire.OriginForbidden},
+		{"another scheme", []string{"Authorization", "Basic eDp5"}, 401, wire.TokenMissing},
+		{"no key", []string{"Sec-WebSocket-Key", ""}, 400, wire.RequestInvalid},
+		{"old version", []string{"Sec-WebSocket-Version", "8"}, 400, wire.RequestInvalid},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			res, body := w.ask("GET", "/v1/socket", "", append(append([]string{}, good...), c.headers...)...)
+			wantProblem(t, res, body, c.status, c.code)
+		})
+	}
+	if got := w.count("nudge_sessions"); got != 0 {
+		t.Errorf("sessions: %v", got)
+	}
+}
+
+func TestUpgradeAllowed(t *testing.T) {
+	w := tcp(t)
+	for _, origin := range []string{"", "https://app.example", w.url} {
+		d := w.dial(func(o *websocket.DialOptions) {
+			o.HTTPHeader = http.Header{"Authorization": {"Bearer " + w.token()}}
+			if origin != "" {
+				o.HTTPHeader.Set("Origin", origin)
+			}
+			o.CompressionMode = websocket.CompressionContextTakeover // offered, not taken
+		})
+		if got := d.conn.Subprotocol(); got != wire.Subprotocol {
+			t.Errorf("subprotocol %q", got)
+		}
+		// The token stands in the header, so hello needs none.
+		d.sayText(`{"t":"hello","v":1,"device":"phone","cursor":null,"later":true}`)
+		if r := hear[wire.Ready](d, wire.TReady); !r.Behind || r.Head != "10" || r.MaxAgeS < 2800 || r.MaxAgeS > 4330 {
+			t.Errorf("%+v", r)
+		}
+		_ = d.conn.Close(websocket.StatusNormalClosure, "")
+	}
+}
+
+func TestHello(t *testing.T) {
+	w := tcp(t)
+	hello := func(cursor string) *device {
+		d := w.dial()
+		d.say(wire.Hello{T: wire.THello, V: 1, Token: w.token(), Device: "phone-" + cursor, Cursor: &cursor})
+		return d
+	}
+	t.Run("behind", func(t *testing.T) {
+		if r := hear[wire.Ready](hello("9"), wire.TReady); !r.Behind || r.Head != "10" {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("up to date", func(t *testing.T) {
+		d := hello("12") // the engine's fresh one is "10"
+		if r := hear[wire.Ready](d, wire.TReady); r.Behind {
+			t.Errorf("%+v", r)
+		}
+		if c := hear[wire.Cursor](d, wire.TCursor); c.Cursor != "10" {
+			t.Errorf("%+v", c)
+		}
+	})
+	for cursor, code := range map[string]wire.Code{"junk": wire.CursorMalformed, "foreign": wire.CursorForeign} {
+		t.Run(cursor, func(t *testing.T) {
+			d := hello(cursor)
+			d.wantError(code)
+			if r := hear[wire.Ready](d, wire.TReady); !r.Behind || r.Head != "10" {
+				t.Errorf("%+v", r)
+			}
+			d.say(wire.Pull{T: wire.TPull, ID: 1})
+			hear[wire.Changes](d, wire.TChanges)
+		})
+	}
+	t.Run("before it nothing else", func(t *testing.T) {
+		d := w.dial()
+		for _, frame := range []string{
+			`{"t":"pull","id":1}`, `{"t":"ack","cursor":"10"}`, `{"t":"token","token":"x"}`, `{"t":"hello","v":"1"}`, `{`,
+			`{"t":"hello","v":1,"device":"a b"}`, `{"t":"hello","v":1}`,
+		} {
+			d.sayText(frame)
+			d.wantError(wire.RequestInvalid)
+		}
+		d.say(wire.Hello{T: wire.THello, V: 1, Token: w.token(), Device: "late"})
+		hear[wire.Ready](d, wire.TReady)
+		d.say(wire.Hello{T: wire.THello, V: 1, Token: w.token(), Device: "late"})
+		d.wantError(wire.RequestInvalid)
+	})
+}
+
+func TestHelloRefused(t *testing.T) {
+	var verify error
+	var w *world
+	w = tcp(t, func(c *api.Config) { c.Verifier = refusing{c.Verifier, &verify} })
+	var compare error
+	w.engine.compare = func(context.Context, string, string) (pull.Comparison, error) {
+		return pull.Comparison{}, compare
+	}
+	for _, c := range []struct {
+		name            string
+		hello           wire.Hello
+		verify, compare error
+		code            int
+		reason          string
+	}{
+		{"version", wire.Hello{V: 2, Token: w.token()}, nil, nil, wire.CloseProtocolOld, "protocol_old"},
+		{"no token", wire.Hello{V: 1}, nil, nil, wire.CloseBadToken, "token_missing"},
+		{"bad token", wire.Hello{V: 1, Token: "abc"}, nil, nil, wire.CloseBadToken, "token_bad"},
+		{"long token", wire.Hello{V: 1, Token: strings.Repeat("a", wire.MaxToken+1)}, nil, nil, wire.CloseBadToken, "token_bad"},
+		{"another device", wire.Hello{V: 1, Token: w.token("did", "tablet")}, nil, nil, wire.CloseBadToken, "device_mismatch"},
+		{"expired", wire.Hello{V: 1, Token: w.tokenFor(-time.Minute)}, nil, nil, wire.CloseTokenExpired, "token_expired"},
+		{"revoked", wire.Hello{V: 1}, wire.NewProblem(wire.TokenRevoked, ""), nil, wire.CloseRevoked, "token_revoked"},
+		{"unverifiable", wire.Hello{V: 1}, wire.NewProblem(wire.TokenUnverifiable, ""), nil, wire.CloseOverload, "token_unverifiable"},
+		{"database away", wire.Hello{V: 1, Token: w.token()}, nil, wire.NewProblem(wire.DatabaseAway, ""), wire.CloseOverload, "database_away"},
+		{"engine broken", wire.Hello{V: 1, Token: w.token()}, nil, errors.New("secret"), wire.CloseInternal, "internal"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			verify, compare = c.verify, c.compare
+			d := w.dial()
+			c.hello.T, c.hello.Device = wire.THello, "phone"
+			if c.verify != nil {
+				c.hello.Token = "any"
+			}
+			d.say(c.hello)
+			d.wantClose(c.code, c.reason)
+		})
+	}
+	w.stop()
+	if n := w.hub.Stats().Sessions; n != 0 {
+		t.Errorf("%d sessions left in the hub", n)
+	}
+}
+
+// refusing is a verifier that answers with an error when there is one.
+type refusing struct {
+	api.Verifier
+	err *error
+}
+
+func (v refusing) Verify(ctx context.Context, token string) (auth.Identity, error) {
+	if *v.err != nil {
+		return auth.Identity{}, *v.err
+	}
+	return v.Verifier.Verify(ctx, token)
+}
+
+func TestPullFrames(t *testing.T) {
+	w := tcp(t)
+	d := w.join("phone", "9")
+	nine := "9"
+	d.say(wire.Pull{T: wire.TPull, ID: -5, Cursor: &nine, Limit: 3, Nudge: "n"})
+	c := hear[wire.Changes](d, wire.TChanges)
+	if c.ID != -5 || c.Cursor != "10" || c.HasMore || len(c.Changes) != 1 {
+		t.Errorf("%+v", c)
+	}
+	got := w.engine.lastPull()
+	if got.Bytes <= 0 || got.Bytes >= wire.MaxChangesFrame {
+		t.Errorf("bytes %d", got.Bytes)
+	}
+	got.Bytes = 0
+	if diff := cmp.Diff(pull.Request{User: "7", Device: "phone", Since: "9", Limit: 3}, got); diff != "" {
+		t.Error(diff)
+	}
+	d.sayText(`{"t":"pull","id":1,"cursor":null,"limit":1000000}`)
+	hear[wire.Changes](d, wire.TChanges)
+	if got := w.engine.lastPull(); got.Since != "" || got.Limit != 5000 {
+		t.Errorf("%+v", got)
+	}
+
+	for frame, code := range map[string]wire.Code{
+		`{"t":"pull","id":2,"cursor":"x"}`:                                            wire.CursorMalformed,
+		`{"t":"pull","id":2,"cursor":"foreign"}`:                                      wire.CursorForeign,
+		`{"t":"pull","id":2,"cursor":null,"limit":-1}`:                                wire.RequestInvalid,
+		`{"t":"pull","id":2,"cursor":"1","nudge":"` + strings.Repeat("n", 129) + `"}`: wire.RequestInvalid,
+	} {
+		d.sayText(frame)
+		if e := d.wantError(code); e.ID == nil || *e.ID != 2 {
+			t.Errorf("%s: %+v", frame, e)
+		}
+	}
+	w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) {
+		return nil, wire.NewProblem(wire.Overloaded, "").After(1500 * time.Millisecond)
+	}
+	d.say(wire.Pull{T: wire.TPull, ID: 3})
+	if e := d.wantError(wire.Overloaded); e.RetryAfterMS != 1500 {
+		t.Errorf("%+v", e)
+	}
+	w.engine.mu.Lock()
+	w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) { panic("secret") }
+	w.engine.mu.Unlock()
+	d.say(wire.Pull{T: wire.TPull, ID: 4})
+	d.wantClose(wire.CloseInternal, "internal")
+	if res, _ := w.ask("GET", "/livez", ""); res.StatusCode != 200 {
+		t.Errorf("livez %d", res.StatusCode)
+	}
+}
+
+// Pulls of one session are served one after the other, in order.
+func TestPullsAreSequential(t *testing.T) {
+	w := tcp(t)
+	running := make(chan struct{}, 1)
+	w.engine.pull = func(_ context.Context, r pull.Request) (*pull.Answer, error) {
+		select {
+		case running <- struct{}{}:
+		default:
+			t.Error("two at once")
+		}
+		<-running
+		return &pull.Answer{Cursor: r.Since, Source: "tail"}, nil
+	}
+	d := w.join("phone", "9")
+	for id := range int64(20) {
+		d.say(wire.Pull{T: wire.TPull, ID: id})
+	}
+	for id := range int64(20) {
+		if c := hear[wire.Changes](d, wire.TChanges); c.ID != id {
+			t.Errorf("answer %d came for %d", c.ID, id)
+		}
+	}
+}
+
+func TestAckFrames(t *testing.T) {
+	w := tcp(t)
+	var saved []string
+	w.engine.saved = func(cursor string) (change.Position, error) {
+		saved = append(saved, cursor)
+		n, err := w.engine.number(cursor)
+		return position(n), err
+	}
+	d := w.join("phone", "10")
+	for range 200 { // free: far above the burst
+		d.say(wire.Ack{T: wire.TAck, Cursor: "10"})
+	}
+	d.say(wire.Ack{T: wire.TAck, Cursor: "foreign"})
+	d.wantError(wire.CursorForeign)
+	if len(saved) != 201 {
+		t.Errorf("%d acks reached the engine", len(saved))
+	}
+}
+
+func TestBadFrames(t *testing.T) {
+	w := tcp(t)
+	deep := strings.Repeat(`[`, 8000) + strings.Repeat(`]`, 8000)
+	d := w.join("phone", "10")
+	for _, frame := range []string{
+		``, `x`, `null`, `[]`, `"hello"`, `{}`, `{"t":null}`, `{"t":5}`, `{"t":"nudge"}`, `{"t":"HELLO"}`,
+		`{"t":"pull","id":"1"}`, `{"t":"ack","cursor":{}}`, `{"t":"pull","id":1}{"t":"pull","id":2}`,
+		`{"t":"x","deep":` + deep + `}`, deep, strings.Repeat(`{"t":`, 3000),
+	} {
+		d.sayText(frame)
+		d.wantError(wire.RequestInvalid)
+	}
+	// Exactly the limit is not too large.
+	d.sayText(`{"t":"` + strings.Repeat("x", wire.MaxClientFrame-8) + `"}`)
+	d.wantError(wire.RequestInvalid)
+
+	for _, c := range []struct {
+		name   string
+		typ    websocket.MessageType
+		frame  []byte
+		code   int
+		reason string
+	}{
+		{"one byte too many", websocket.MessageText, bytes.Repeat([]byte("x"), wire.MaxClientFrame+1), wire.CloseTooBig, "too_large"},
+		{"a megabyte of token", websocket.MessageText, []byte(`{"t":"hello","v":1,"token":"` + strings.Repeat("a", 1<<20) + `"}`), wire.CloseTooBig, "too_large"},
+		{"binary", websocket.MessageBinary, []byte(`{"t":"ack","cursor":"10"}`), wire.CloseNotText, "not_text"},
+		{"not UTF-8", websocket.MessageText, []byte("{\"t\":\"ack\",\"cursor\":\"\xff\"}"), wire.CloseNotUTF8, "not_utf8"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, d := range []*device{w.dial(), w.join("other", "10")} {
+				if err := d.conn.Write(context.Background(), c.typ, c.frame); err != nil {
+					t.Fatal(err)
+				}
+				d.wantClose(c.code, c.reason)
+			}
+		})
+	}
+	d.say(wire.Pull{T: wire.TPull, ID: 9}) // the others' faults are not this one's
+	hear[wire.Changes](d, wire.TChanges)
+}
+
+func TestReplaced(t *testing.T) {
+	w := tcp(t)
+	older := w.join("phone", "10")
+	tablet := w.join("tablet", "10")
+	stranger := w.dial() // the same device id, of another user
+	stranger.say(wire.Hello{T: wire.THello, V: 1, Token: w.token("sub", "8"), Device: "phone"})
+	hear[wire.Ready](stranger, wire.TReady)
+	newer := w.join("phone", "10")
+	older.wantClose(wire.CloseReplaced, "replaced")
+	w.nudge(11)
+	for _, d := range []*device{newer, tablet} {
+		if n := hear[wire.Nudge](d, wire.TNudge); n.Head != "11" || n.ID == "" {
+			t.Errorf("%+v", n)
+		}
+	}
+	// The older one's end did not take the newer one out.
+	w.join("phone", "10")
+	newer.wantClose(wire.CloseReplaced, "replaced")
+	stranger.say(wire.Pull{T: wire.TPull, ID: 1})
+	hear[wire.Changes](stranger, wire.TChanges)
+}
+
+// What is committed between registering and comparing nudges behind ready, not before it.
+func TestNudgeBeforeReady(t *testing.T) {
+	w := tcp(t)
+	compared := false
+	w.engine.compare = func(context.Context, string, string) (pull.Comparison, error) {
+		compared = true
+		w.hub.Deliver(change.Frame{Changes: []change.Change{
+			{Pos: position(11), Scope: change.User("7")},
+			{Pos: position(12), Scope: change.User("7")},
+			{Pos: position(13), Scope: change.User("7"), Origin: "phone"}, // its own
+			{Pos: position(14), Scope: change.User("8")},
+		}})
+		return pull.Comparison{Head: "10", Behind: true}, nil
+	}
+	d := w.join("phone", "10")
+	if n := hear[wire.Nudge](d, wire.TNudge); n.Head != "12" || !compared {
+		t.Errorf("%+v", n)
+	}
+}
+
+func TestTokenFrame(t *testing.T) {
+	var verify error
+	w := tcp(t, func(c *api.Config) { c.Verifier = refusing{c.Verifier, &verify} })
+	for _, c := range []struct {
+		name, token string
+		code        int
+		reason      string
+	}{
+		{"another user", w.token("sub", "8"), wire.CloseBadToken, "token_bad"},
+		{"another device", w.token("did", "tablet"), wire.CloseBadToken, "device_mismatch"},
+		{"bad", "abc", wire.CloseBadToken, "token_bad"},
+		{"none", "", wire.CloseBadToken, "token_missing"},
+		{"expired", w.tokenFor(-time.Minute), wire.CloseTokenExpired, "token_expired"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := w.join("phone", "10")
+			d.say(wire.Token{T: wire.TToken, Token: c.token})
+			d.wantClose(c.code, c.reason)
+		})
+	}
+	d := w.join("phone", "10")
+	d.say(wire.Token{T: wire.TToken, Token: w.token()})
+	d.say(wire.Pull{T: wire.TPull, ID: 1})
+	hear[wire.Changes](d, wire.TChanges) // so the token frame was served
+	verify = wire.NewProblem(wire.TokenUnverifiable, "").After(time.Second)
+	d.say(wire.Token{T: wire.TToken, Token: w.token()})
+	if e := d.wantError(wire.TokenUnverifiable); e.RetryAfterMS != 1000 {
+		t.Errorf("%+v", e)
+	}
+	verify = wire.NewProblem(wire.TokenRevoked, "")
+	d.say(wire.Token{T: wire.TToken, Token: w.token()})
+	d.wantClose(wire.CloseRevoked, "token_revoked")
+}
+
+func TestClientCloses(t *testing.T) {
+	w := tcp(t)
+	if err := w.join("phone", "10").conn.Close(websocket.StatusNormalClosure, "bye"); err != nil {
+		t.Error(err)
+	}
+	_ = w.join("tablet", "10").conn.CloseNow()
+	_ = w.dial().conn.CloseNow()
+	w.stop() // waits for all of them
+	if w.count("nudge_session_closes_total", "client") != 1 || w.hub.Stats().Sessions != 0 {
+		t.Errorf("client closes %v, in the hub %d", w.count("nudge_session_closes_total", "client"), w.hub.Stats().Sessions)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, frame := range []string{
+		`{"t":"hello","v":1,"token":"x","device":"d","cursor":null}`, `{"t":"pull","id":1,"cursor":"c","limit":5,"nudge":"n"}`,
+		`{"t":"ack","cursor":"c"}`, `{"t":"token","token":"x"}`, `{"t":"nudge"}`, `{"t":"pull","id":1e400}`, `[[[[`, `{"t":"\ud800"}`, "\xff",
+	} {
+		f.Add([]byte(frame))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		frame, err := api.Decode(b)
+		if (frame == nil) == (err == nil) {
+			t.Fatalf("%v, %v", frame, err)
+		}
+		if err != nil {
+			return
+		}
+		// What was understood says the same when it is said again.
+		again, err := json.Marshal(frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		twice, err := api.Decode(again)
+		if err != nil {
+			t.Fatalf("%s: %v", again, err)
+		}
+		if d := cmp.Diff(frame, twice); d != "" {
+			t.Error(d)
+		}
+	})
+}

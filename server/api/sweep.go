@@ -1,0 +1,133 @@
+package api
+
+import (
+	"context"
+	mathrand "math/rand/v2"
+	"time"
+
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// sweepEvery is how exactly the sessions' deadlines are kept.
+const sweepEvery = time.Second
+
+// stopGrace is how long Run lets close handshakes take before it cuts.
+const stopGrace = 2 * time.Second
+
+// Run looks after the sessions until ctx ends. Then it closes those that are left and returns once
+// the last of their goroutines has ended. It is called once; its error is always nil.
+func (a *API) Run(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case now := <-tick.C:
+			for _, s := range a.live() {
+				s.tend(now)
+			}
+		}
+	}
+	a.startDraining()
+	for _, s := range a.live() {
+		s.shut(wire.CloseDrain, "draining")
+	}
+	a.stopBase() // ends pulls
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	select {
+	case <-a.empty:
+	case <-grace.C:
+		for _, s := range a.live() {
+			s.cut(wire.CloseDrain, "draining")
+		}
+		<-a.empty
+	}
+	return nil
+}
+
+// live lists the sessions of this moment.
+func (a *API) live() []*session {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]*session, 0, len(a.sessions))
+	for s := range a.sessions {
+		out = append(out, s)
+	}
+	return out
+}
+
+// tend does what is due for the session. It does not block.
+func (s *session) tend(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.api.limits
+	if s.over || s.ending.code != 0 {
+		return
+	}
+	if !s.greeted && now.Sub(s.opened) >= l.Hello {
+		s.shutLocked(wire.CloseHelloTimeout, "hello_timeout")
+		return
+	}
+	if !now.Before(s.nextPing) {
+		s.nextPing = now.Add(l.Ping)
+		s.start(s.ping)
+	}
+	if !s.ready {
+		return
+	}
+	switch {
+	case !now.Before(s.expires):
+		s.shutLocked(wire.CloseTokenExpired, string(wire.TokenExpired))
+		return
+	case !s.warned && !now.Before(s.expires.Add(-l.TokenNotice)):
+		s.warned, s.expiring = true, true
+	}
+	switch {
+	case s.closeAt.IsZero() && now.Sub(s.opened) >= s.maxAge:
+		after := time.Duration(mathrand.Int64N(int64(l.Goaway)))
+		s.closeAt = now.Add(after)
+		s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: "max_age"}
+	case !s.closeAt.IsZero() && !now.Before(s.closeAt):
+		s.shutLocked(wire.CloseDrain, "max_age")
+		return
+	}
+	if now.Sub(s.cursorAt) >= l.QuietCursor && s.cursor != "" {
+		s.cursorAt = now
+		s.start(func() { s.refresh(now) })
+	}
+	s.kick(now)
+}
+
+// ping asks the peer for a sign of life and cuts the session if none comes.
+func (s *session) ping() {
+	ctx, cancel := context.WithTimeout(context.Background(), s.api.limits.Ping)
+	defer cancel()
+	if err := s.conn.Ping(ctx); err != nil && ctx.Err() != nil {
+		s.cut(0, "no pong")
+	}
+}
+
+// refresh gives a quiet device a fresh cursor, so that it never expires (A23), or, if it turns out to
+// be behind, the nudge that it must have missed (I7). since is when it was found quiet.
+func (s *session) refresh(since time.Time) {
+	s.serving.Lock()
+	defer s.serving.Unlock()
+	s.mu.Lock()
+	cursor, quiet := s.cursor, s.cursorAt.Equal(since)
+	s.mu.Unlock()
+	if !quiet { // it pulled or acknowledged meanwhile
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.api.base, s.api.limits.Pull)
+	defer cancel()
+	at, err := s.api.cfg.Engine.Compare(ctx, s.user, cursor)
+	switch {
+	case err != nil:
+		s.api.log.Debug("no fresh cursor for a quiet session", "session", s.id, "error", err)
+	case at.Behind:
+		s.nudge(at.Head)
+	case at.Fresh != "":
+		s.send(wire.TCursor, wire.Cursor{T: wire.TCursor, Cursor: at.Fresh})
+	}
+}

@@ -1,0 +1,57 @@
+package auth
+
+import (
+	"crypto/sha256"
+	"sync"
+)
+
+// cacheSize is how many tokens a generation of the cache holds; an entry takes some 300 bytes.
+const cacheSize = 32 << 10
+
+// digest names a token in the cache, so that the cache holds no credential.
+func digest(token string) [sha256.Size]byte { return sha256.Sum256([]byte(token)) }
+
+// cache remembers the identities of verified tokens. A device shows the same token at every pull
+// and reconnect; an RS256 or ES256 signature costs tens of microseconds to verify and a digest less
+// than one, which in a reconnect storm decides how fast a node admits.
+//
+// Only verified tokens enter, so nobody without a valid one can push others out. It keeps two generations and
+// drops the older one when the younger is full: bounded, without a list to maintain at each hit. A
+// token in use moves to the younger generation.
+type cache struct {
+	size int
+
+	mu           sync.Mutex
+	young, older map[[sha256.Size]byte]Identity
+}
+
+func newCache(size int) *cache {
+	return &cache{size: size, young: map[[sha256.Size]byte]Identity{}}
+}
+
+// get returns what put stored. Whether it has expired since is the caller's to check.
+func (c *cache) get(sum [sha256.Size]byte) (Identity, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id, ok := c.young[sum]; ok {
+		return id, true
+	}
+	id, ok := c.older[sum]
+	if ok {
+		c.store(sum, id)
+	}
+	return id, ok
+}
+
+func (c *cache) put(sum [sha256.Size]byte, id Identity) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.store(sum, id)
+}
+
+func (c *cache) store(sum [sha256.Size]byte, id Identity) {
+	if len(c.young) >= c.size {
+		c.older, c.young = c.young, map[[sha256.Size]byte]Identity{}
+	}
+	c.young[sum] = id
+}

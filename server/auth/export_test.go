@@ -1,0 +1,24 @@
+package auth
+
+import "crypto/sha256"
+
+// Digest is the cache's key.
+type Digest = [sha256.Size]byte
+
+// Cache is the cache of verified tokens.
+type Cache struct{ *cache }
+
+// NewCache makes a cache of that many tokens a generation.
+func NewCache(size int) Cache { return Cache{newCache(size)} }
+
+// DigestOf is the key of a token.
+func DigestOf(token string) Digest { return digest(token) }
+
+// Get is get.
+func (c Cache) Get(sum Digest) (Identity, bool) { return c.get(sum) }
+
+// Put is put.
+func (c Cache) Put(sum Digest, id Identity) { c.put(sum, id) }
+
+// Len counts the entries of both generations.
+func (c Cache) Len() int { return len(c.young) + len(c.older) }

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/nudgesync/nudge/changefeed/route"
+	"github.com/nudgesync/nudge/changefeed/value"
+	"github.com/nudgesync/nudge/server/attach"
+	"github.com/nudgesync/nudge/server/config"
+)
+
+// databases are a node's pools. Two of them are the same pool where their DSNs are the same.
+type databases struct {
+	source   *pgxpool.Pool // the primary: catalog, gate
+	log      *pgxpool.Pool // the change log
+	snapshot *pgxpool.Pool // live rows
+	all      []*pgxpool.Pool
+}
+
+// openDatabases connects. All pools together stay one below source.max_connections: the feed's
+// replication connection is the one left (I11).
+func openDatabases(ctx context.Context, cfg *config.Config) (*databases, error) {
+	dsns := []string{string(cfg.Source.DSN), cfg.LogDSN(), cfg.SnapshotDSN()}
+	pools := map[string]*pgxpool.Pool{}
+	for _, dsn := range dsns {
+		pools[dsn] = nil
+	}
+	each := max(2, (cfg.Source.MaxConnections-1)/len(pools))
+	d := &databases{}
+	for _, dsn := range dsns {
+		if pools[dsn] != nil {
+			continue
+		}
+		pool, err := openPool(ctx, dsn, each)
+		if err != nil {
+			d.close()
+			return nil, fail(attach.CodeConnect, err, "connect to the database",
+				"is it up, and do the DSNs in nudge.yaml name it? nudge check tells more")
+		}
+		pools[dsn] = pool
+		d.all = append(d.all, pool)
+	}
+	d.source, d.log, d.snapshot = pools[dsns[0]], pools[dsns[1]], pools[dsns[2]]
+	var replica bool
+	if err := d.snapshot.QueryRow(ctx, "select pg_is_in_recovery()").Scan(&replica); err != nil {
+		d.close()
+		return nil, fail(attach.CodeConnect, err, "ask the database what it is")
+	}
+	if replica {
+		d.close()
+		return nil, &config.Error{
+			Code: config.Unsupported, Key: "source.snapshot_dsn", Message: "source.snapshot_dsn names a read replica; this version reads rows from the primary only",
+			Hint: "name the primary, with another role if you like",
+		}
+	}
+	return d, nil
+}
+
+func openPool(ctx context.Context, dsn string, most int) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range value.SessionSettings() { // what rows look like as text (P18)
+		cfg.ConnConfig.RuntimeParams[k] = v
+	}
+	cfg.ConnConfig.RuntimeParams["application_name"] = "nudge"
+	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed" // A9
+	cfg.MaxConns = int32(most)
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
+func (d *databases) close() {
+	for _, p := range d.all {
+		p.Close()
+	}
+}
+
+// resolveRouting completes the configuration's tables from the source's catalog.
+func resolveRouting(ctx context.Context, db *pgxpool.Pool, cfg *config.Config) (*route.Config, error) {
+	specs := map[string]route.Spec{}
+	names := make([]string, 0, len(cfg.Tables))
+	for name, t := range cfg.Tables {
+		names = append(names, name)
+		specs[name] = route.Spec{Owner: t.Owner, Allow: t.Columns.Allow, Deny: t.Columns.Deny}
+	}
+	catalog, err := route.Catalog(ctx, db, names)
+	if err != nil {
+		return nil, fail(attach.CodeConnect, err, "read the catalog")
+	}
+	routing, err := route.Resolve(specs, catalog, cfg.Values.WideNumbers == "string")
+	if err != nil {
+		code, message, _ := strings.Cut(err.Error(), ": ")
+		return nil, fail(code, nil, message, "mend tables in nudge.yaml; nudge check tells more")
+	}
+	return routing, nil
+}

@@ -1,0 +1,367 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/nudgesync/nudge/changefeed"
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+	"github.com/nudgesync/nudge/changefeed/route"
+	"github.com/nudgesync/nudge/changefeed/snapshot"
+	"github.com/nudgesync/nudge/changefeed/tail"
+	"github.com/nudgesync/nudge/notify/bus"
+	"github.com/nudgesync/nudge/notify/hub"
+	"github.com/nudgesync/nudge/server/api"
+	"github.com/nudgesync/nudge/server/config"
+	"github.com/nudgesync/nudge/server/pull"
+)
+
+// serveOptions are what `serve` and `dev` do differently.
+type serveOptions struct {
+	// Page, if not nil, serves every path of the public listener that is not the API's.
+	Page http.Handler
+	// Ready is called once, with the addresses listened on, when the node answers.
+	Ready func(public, admin string)
+}
+
+// What a node waits for before it serves.
+var (
+	errNotWarm   = errors.New("memory: warming up from the change log")
+	errOldConfig = errors.New("configuration: the change log is still written under another one")
+)
+
+// How long the parts of a clean stop may take.
+const (
+	drainFor    = 10 * time.Second
+	shutdownFor = 5 * time.Second
+)
+
+// node is a running node's parts, in the order of the journey.
+type node struct {
+	cfg     *config.Config
+	log     *slog.Logger
+	db      *databases
+	routing *route.Config
+	journal *changelog.Log
+	feed    *changefeed.Feed // nil without the role
+	bus     bus.Bus
+	tail    *tail.Tail
+	hub     *hub.Hub
+	api     *api.API
+	metrics *prometheus.Registry
+
+	subscribed chan struct{} // closed once frames come
+}
+
+// serveNode runs a node until ctx ends. It listens before it connects, so that a taken port is known at
+// once, and answers "starting" until it can serve.
+//
+// It stops in this order: sockets are sent away and new ones refused; running requests are answered and
+// the public listener closes; the feed stops, then the bus and the tail, which depend on nothing but it;
+// the admin listener, so that the stop can be watched; last the database's pools.
+func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt serveOptions) (err error) {
+	var lc net.ListenConfig
+	public, err := listen(ctx, &lc, "listen.public", cfg.Listen.Public)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = public.Close() }()
+	admin, err := listen(ctx, &lc, "listen.admin", cfg.Listen.Admin)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = admin.Close() }()
+
+	n, err := newNode(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer n.db.close()
+
+	// Everything below runs under a context of its own, so that the stop's order is ours.
+	base := context.WithoutCancel(ctx)
+	failed := make(chan error, 8)
+	feed := start(base, failed, n.runFeed)
+	reading := start(base, failed, n.runTail, n.runBus, n.retain)
+	serving := start(base, failed, n.api.Run)
+
+	publicServer := api.NewServer(withPage(n.api.Public(), opt.Page), cfg.Listen.Public, log)
+	adminServer := api.NewServer(n.api.Admin(), cfg.Listen.Admin, log)
+	servers := start(base, failed,
+		func(context.Context) error { return serveHTTP(publicServer, public) },
+		func(context.Context) error { return serveHTTP(adminServer, admin) })
+
+	if opt.Ready != nil {
+		go n.callWhenReady(ctx, func() { opt.Ready(public.Addr().String(), admin.Addr().String()) })
+	}
+	select {
+	case <-ctx.Done():
+		log.Info("stopping")
+	case err = <-failed:
+		log.Error("stopping: a part failed", "error", err)
+	}
+
+	drain, cancel := context.WithTimeout(base, drainFor)
+	defer cancel()
+	if e := n.api.Drain(drain); e != nil {
+		log.Warn("not every socket left in time", "error", e)
+	}
+	shutdown, cancel := context.WithTimeout(base, shutdownFor)
+	defer cancel()
+	if e := publicServer.Shutdown(shutdown); e != nil {
+		_ = publicServer.Close()
+	}
+	serving()
+	feed()
+	reading()
+	if e := adminServer.Shutdown(shutdown); e != nil {
+		_ = adminServer.Close()
+	}
+	servers()
+	log.Info("stopped")
+	return err
+}
+
+// newNode connects to the database and puts the parts together. Nothing runs yet.
+func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), subscribed: make(chan struct{})}
+	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	verifier, err := newVerifier(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if n.db, err = openDatabases(ctx, cfg); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.db.close()
+		}
+	}()
+	if n.routing, err = resolveRouting(ctx, n.db.source, cfg); err != nil {
+		return nil, err
+	}
+	n.journal = changelog.Open(n.db.log, cfg.Source.Slot)
+	key, err := n.journal.Key(ctx, "cursor")
+	if err != nil {
+		return nil, fail("check_migrations", err, "use schema nudge", "run nudge attach, or nudge migrate for a log in a database of its own")
+	}
+
+	n.hub = hub.New()
+	n.bus = bus.NewLocal()
+	n.tail, err = tail.New(tail.Config{
+		Log: journal{n.journal}, MaxBytes: int64(cfg.Limits.TailBytes), Logger: log,
+		OnAdvance: n.hub.Deliver, // after the window has it: a nudge never precedes what it announces
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows, err := snapshot.New(snapshot.Config{Pool: n.db.snapshot, Routing: n.routing, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	engine, err := pull.New(pull.Config{
+		Tail: n.tail, Log: n.journal, Rows: rows, Routing: n.routing, Key: key, Logger: log,
+		PageRows: cfg.Limits.PageRows, PageBytes: int(cfg.Limits.PageBytes), Snapshots: cfg.Limits.Snapshots,
+	})
+	if err != nil {
+		return nil, err
+	}
+	apiMetrics, err := api.NewMetrics(n.metrics)
+	if err != nil {
+		return nil, err
+	}
+	n.api, err = api.New(api.Config{
+		Engine: engine, Verifier: verifier, Hub: n.hub, Origins: cfg.Listen.Origins, Log: log,
+		Ready: n.ready, Trim: n.journal.Trim, Metrics: apiMetrics,
+		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(cfg.Roles, config.RoleFeed) {
+		return n, nil
+	}
+	n.feed, err = changefeed.New(changefeed.Config{
+		DSN: string(cfg.Source.DSN), Source: n.db.source, Log: n.journal, Routing: n.routing,
+		Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Name: nodeName(), Logger: log,
+		Metrics: changefeed.NewMetrics(n.metrics), SegmentAge: segmentAge(cfg.Log.Retention),
+		Publish: func(ctx context.Context, f change.Frame) {
+			if err := n.bus.Publish(ctx, f); err != nil {
+				log.Warn("a frame was not published; nodes read it from the log", "error", err)
+			}
+		},
+	})
+	return n, err
+}
+
+// journal is the change log as the tail knows it.
+type journal struct{ *changelog.Log }
+
+// Stretch says tail.ErrGone where the log says its own.
+func (j journal) Stretch(ctx context.Context, after, upto change.Position, fn func(change.Change) error) error {
+	err := j.Log.Stretch(ctx, after, upto, fn)
+	if errors.Is(err, changelog.ErrGone) {
+		return fmt.Errorf("%w: %w", tail.ErrGone, err)
+	}
+	return err
+}
+
+// segmentAge has retention drop the log in about thirty parts.
+func segmentAge(retention time.Duration) time.Duration {
+	return min(max(retention/30, time.Minute), 24*time.Hour)
+}
+
+func (n *node) runFeed(ctx context.Context) error {
+	if n.feed == nil {
+		return nil
+	}
+	return n.feed.Run(ctx)
+}
+
+// runTail keeps the window; until the feed has begun the log's first epoch there is nothing to warm up
+// from, so it tries again.
+func (n *node) runTail(ctx context.Context) error {
+	select {
+	case <-n.subscribed: // first, so that no frame falls between warm-up and subscription (A7)
+	case <-ctx.Done():
+		return nil
+	}
+	return again(ctx, n.log, "tail", n.tail.Run)
+}
+
+func (n *node) runBus(ctx context.Context) error {
+	ready := sync.OnceFunc(func() { close(n.subscribed) })
+	return again(ctx, n.log, "bus", func(ctx context.Context) error { return n.bus.Subscribe(ctx, ready, n.tail.Apply) })
+}
+
+// again runs a part until ctx ends, starting it over after a failure.
+func again(ctx context.Context, log *slog.Logger, part string, run func(context.Context) error) error {
+	for {
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		log.Debug("a part starts over", "part", part, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// retain drops what is older than the log's retention, every minute.
+func (n *node) retain(ctx context.Context) error {
+	if n.feed == nil {
+		return nil
+	}
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			dropped, err := n.journal.Retain(ctx, now.Add(-n.cfg.Log.Retention))
+			if err != nil && ctx.Err() == nil {
+				n.log.Warn("old changes were not dropped; trying again in a minute", "error", err)
+			}
+			if dropped > 0 {
+				n.log.Info("dropped old changes", "segments", dropped)
+			}
+		}
+	}
+}
+
+// ready names what the node waits for.
+func (n *node) ready() error {
+	head, ok := n.tail.Head()
+	switch {
+	case !ok:
+		return errNotWarm
+	case head.Config != n.routing.Hash():
+		return errOldConfig
+	}
+	return nil
+}
+
+func (n *node) callWhenReady(ctx context.Context, fn func()) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for n.ready() != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	fn()
+}
+
+// start runs functions until the returned one is called, which waits for them. An error of one that was
+// not asked to stop goes to failed.
+func start(base context.Context, failed chan<- error, fns ...func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(base)
+	var wg sync.WaitGroup
+	for _, fn := range fns {
+		wg.Go(func() {
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				failed <- err
+			}
+		})
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+func listen(ctx context.Context, lc *net.ListenConfig, key, addr string) (net.Listener, error) {
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fail("listen_failed", err, "listen on "+key, "another process has the port, or the address is not this machine's: change "+key+" in nudge.yaml")
+	}
+	return l, nil
+}
+
+func serveHTTP(s *http.Server, l net.Listener) error {
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// withPage puts a page beside the API.
+func withPage(apiHandler, page http.Handler) http.Handler {
+	if page == nil {
+		return apiHandler
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/") || r.URL.Path == "/livez" || r.URL.Path == "/readyz" {
+			apiHandler.ServeHTTP(w, r)
+			return
+		}
+		page.ServeHTTP(w, r)
+	})
+}
+
+// nodeName is how operators see this process.
+func nodeName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}

@@ -1,0 +1,248 @@
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+	"github.com/nudgesync/nudge/changefeed/route"
+	"github.com/nudgesync/nudge/changefeed/snapshot"
+	"github.com/nudgesync/nudge/changefeed/tail"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// Tail is the memory window, *tail.Tail.
+type Tail interface {
+	Head() (change.Frame, bool)
+	Since(ctx context.Context, scopes []change.Scope, after change.Position, maxRows, maxBytes int) (tail.Stretch, error)
+	Wait(ctx context.Context, past change.Position) error
+}
+
+// Log is the durable log, *changelog.Log.
+type Log interface {
+	Feed(ctx context.Context) (changelog.State, error)
+	Read(ctx context.Context, scopes []change.Scope, after change.Position, maxRows, maxBytes int) (changelog.Page, error)
+}
+
+// Rows reads live tables, *snapshot.Reader.
+type Rows interface {
+	Page(ctx context.Context, table, user string, after []string, fence uint64, maxRows, maxBytes int) (snapshot.Page, error)
+	Beat(ctx context.Context) error
+}
+
+// Config is what an Engine needs. Every field is required but the ceilings.
+type Config struct {
+	Tail    Tail
+	Log     Log
+	Rows    Rows
+	Routing *route.Config
+	Key     []byte // 32 bytes, the same on every node; seals cursors
+	Logger  *slog.Logger
+
+	PageRows  int // ceiling of a page, and its default. Default: 500
+	PageBytes int // likewise. Default: 1 MiB
+	Snapshots int // snapshot pages read at once. Default: 4
+	// Patience is how long a pull waits inside the server: for its turn to snapshot, for the log to pass
+	// a floor. Default: 2 s.
+	Patience time.Duration
+}
+
+// Engine answers pulls. It is safe for concurrent use.
+type Engine struct {
+	cfg    Config
+	seal   *sealer
+	tables []string // configured, in name order
+	hash   uint64
+	turns  *semaphore.Weighted
+}
+
+// New returns an engine.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Tail == nil || cfg.Log == nil || cfg.Rows == nil || cfg.Routing == nil || cfg.Logger == nil {
+		return nil, errors.New("pull: a required field of Config is nil")
+	}
+	seal, err := newSealer(cfg.Key)
+	if err != nil {
+		return nil, fmt.Errorf("pull: cursor key: %w", err)
+	}
+	cfg.PageRows = orDefault(cfg.PageRows, 500)
+	cfg.PageBytes = orDefault(cfg.PageBytes, 1<<20)
+	cfg.Snapshots = orDefault(cfg.Snapshots, 4)
+	cfg.Patience = orDefault(cfg.Patience, 2*time.Second)
+	return &Engine{
+		cfg: cfg, seal: seal, tables: cfg.Routing.Names(), hash: cfg.Routing.Hash(),
+		turns: semaphore.NewWeighted(int64(cfg.Snapshots)),
+	}, nil
+}
+
+func orDefault[T int | time.Duration](v, def T) T {
+	if v <= 0 {
+		return def
+	}
+	return v
+}
+
+// Pull answers one request. Its errors are *wire.Problem, or ctx's.
+func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
+	asked, err := e.askedTables(r.Tables)
+	if err != nil {
+		return nil, err
+	}
+	var c *cursor
+	if r.Since != "" {
+		if c, err = e.openSaved(r.User, r.Since); err != nil {
+			return nil, err
+		}
+		if asked == nil {
+			asked = c.tables // the cursor remembers
+		}
+	}
+	head, err := e.head()
+	if err != nil {
+		return nil, err
+	}
+	p := &page{
+		engine: e, user: r.User, scopes: Scopes(r.User),
+		rows: min(orDefault(r.Limit, e.cfg.PageRows), e.cfg.PageRows), bytes: min(orDefault(r.Bytes, e.cfg.PageBytes), e.cfg.PageBytes),
+	}
+	a := &Answer{}
+	if c == nil {
+		c = e.begin(head, asked, change.ReasonNew)
+	} else {
+		if c.snap == nil {
+			a.Acked = c.pos
+		}
+		switch {
+		case !slices.Equal(asked, c.tables):
+			c = e.begin(head, asked, change.ReasonNew)
+		case c.config != e.hash:
+			c = e.begin(head, asked, change.ReasonSchema)
+		}
+	}
+	if err := p.fill(ctx, c); err != nil {
+		return nil, e.problem(ctx, err)
+	}
+	a.Cursor = e.seal.seal(r.User, c)
+	a.HasMore, a.Source = p.more, p.source
+	a.Changes, a.Rows = p.encode()
+	a.NothingNew = a.Rows == 0 && !a.HasMore
+	return a, nil
+}
+
+// head is where this node stands; a problem while it can't serve.
+func (e *Engine) head() (change.Frame, error) {
+	head, ok := e.cfg.Tail.Head()
+	if !ok || head.Config != e.hash {
+		// Not warm yet, or the log is still written under another configuration than this node's.
+		return head, wire.NewProblem(wire.Starting, "").After(time.Second)
+	}
+	return head, nil
+}
+
+// begin is the cursor of a device that must receive everything, from the node's head on.
+func (e *Engine) begin(head change.Frame, tables []string, why change.Reason) *cursor {
+	return &cursor{
+		pos: head.Next, config: e.hash, tables: tables,
+		snap: &progress{scope: change.All, table: "*", reason: why, gen: newGen()},
+	}
+}
+
+// askedTables checks and sorts the tables of a request; nil means all.
+func (e *Engine) askedTables(names []string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	names = slices.Clone(names)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	for _, n := range names {
+		if _, ok := slices.BinarySearch(e.tables, n); !ok {
+			return nil, wire.NewProblem(wire.TableUnknown, fmt.Sprintf("table %q is not configured", n))
+		}
+	}
+	return names, nil
+}
+
+// openSaved opens a cursor that a device saved.
+func (e *Engine) openSaved(user, text string) (*cursor, error) {
+	c, err := e.seal.open(user, text)
+	switch {
+	case errors.Is(err, errForeign):
+		return nil, wire.NewProblem(wire.CursorForeign, "")
+	case err != nil:
+		return nil, wire.NewProblem(wire.CursorMalformed, "")
+	case c.head:
+		return nil, wire.NewProblem(wire.CursorMalformed, "the head of a nudge is not a cursor to pull from")
+	}
+	return c, nil
+}
+
+// Compare says where a device's cursor ("" for none) stands against the head.
+func (e *Engine) Compare(ctx context.Context, user, text string) (Comparison, error) {
+	head, err := e.head()
+	if err != nil {
+		return Comparison{}, err
+	}
+	out := Comparison{Head: e.Head(user, head.Next), Behind: true}
+	if text == "" {
+		return out, nil
+	}
+	c, err := e.openSaved(user, text)
+	if err != nil {
+		return Comparison{}, err
+	}
+	if c.snap != nil || c.config != e.hash || c.floor > head.Next.LSN {
+		return out, nil
+	}
+	s, err := e.cfg.Tail.Since(ctx, Scopes(user), c.pos, 1, 0)
+	if errors.Is(err, tail.ErrBefore) || errors.Is(err, tail.ErrAhead) || errors.Is(err, tail.ErrEpoch) {
+		return out, nil // the pull will tell
+	}
+	if err != nil {
+		return Comparison{}, e.problem(ctx, err)
+	}
+	out.Head = e.Head(user, s.Head)
+	if len(s.Changes) == 0 {
+		out.Behind = false
+		c.pos = s.Head
+		out.Fresh = e.seal.seal(user, c)
+	}
+	return out, nil
+}
+
+// Head is a position as the head of a nudge: a cursor that may be compared, not pulled from.
+func (e *Engine) Head(user string, pos change.Position) string {
+	return e.seal.seal(user, &cursor{pos: pos, config: e.hash, head: true})
+}
+
+// Saved is the position that a saved cursor proves to be on the device; zero in mid-snapshot. Its errors
+// are *wire.Problem.
+func (e *Engine) Saved(user, text string) (change.Position, error) {
+	c, err := e.openSaved(user, text)
+	if err != nil || c.snap != nil {
+		return change.Position{}, err
+	}
+	return c.pos, nil
+}
+
+// problem is what a device hears of an internal error.
+func (e *Engine) problem(ctx context.Context, err error) error {
+	var p *wire.Problem
+	switch {
+	case errors.As(err, &p):
+		return p
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, tail.ErrNotReady), errors.Is(err, changelog.ErrNoEpoch), errors.Is(err, snapshot.ErrFenced):
+		return wire.NewProblem(wire.Starting, "").After(time.Second)
+	}
+	e.cfg.Logger.Error("pull failed", "error", err)
+	return wire.NewProblem(wire.DatabaseAway, "").After(2 * time.Second)
+}

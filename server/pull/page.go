@@ -1,0 +1,269 @@
+package pull
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+	"github.com/nudgesync/nudge/changefeed/snapshot"
+	"github.com/nudgesync/nudge/changefeed/tail"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// page gathers one answer.
+type page struct {
+	engine *Engine
+	user   string
+	scopes []change.Scope
+	rows   int // what may still go in
+	bytes  int
+	items  []item
+	source string
+	more   bool
+}
+
+// fill moves a cursor as far as one page takes it: a snapshot's next rows, and, once that is complete,
+// what the log holds after its start. A reset met on the way begins the next snapshot.
+func (p *page) fill(ctx context.Context, c *cursor) error {
+	for range maxResets {
+		if c.snap != nil {
+			if err := p.snapshot(ctx, c); err != nil {
+				return err
+			}
+		}
+		if c.snap == nil {
+			if err := p.follow(ctx, c); err != nil {
+				return err
+			}
+		}
+		if c.snap == nil || p.rows <= 0 || p.bytes <= 0 {
+			break
+		}
+	}
+	p.more = p.more || c.snap != nil
+	return nil
+}
+
+// maxResets is how many resets one page may go through.
+const maxResets = 8
+
+// hopeless says whether a position's error means that the device must start over, and why.
+func (p *page) hopeless(err error) (change.Reason, bool) {
+	switch {
+	case errors.Is(err, tail.ErrEpoch):
+		return change.ReasonEpoch, true
+	case errors.Is(err, changelog.ErrGone):
+		return change.ReasonExpired, true
+	case errors.Is(err, tail.ErrAhead):
+		// Nobody hands out such a cursor: the log must have lost its end (A13).
+		p.engine.cfg.Logger.Error("a cursor is ahead of the log: the device is reset", "user_hash", userHash(p.user))
+		return change.ReasonRepair, true
+	}
+	return "", false
+}
+
+// follow adds what the log holds after the cursor, and moves it there.
+func (p *page) follow(ctx context.Context, c *cursor) error {
+	passed, err := p.passFloor(ctx, c)
+	if err != nil {
+		return err
+	}
+	changes, head, more, err := p.read(ctx, c.pos)
+	if why, ok := p.hopeless(err); ok {
+		now, err := p.engine.head()
+		if err != nil {
+			return err
+		}
+		*c = *p.engine.begin(now, c.tables, why)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for i := range changes {
+		ch := &changes[i]
+		if ch.Op != change.Reset {
+			if len(c.tables) > 0 && !slices.Contains(c.tables, ch.Table) {
+				continue
+			}
+			p.add(item{change: *ch})
+			continue
+		}
+		if ch.Reason == change.ReasonTruncate && ch.Table != "*" {
+			// The table was empty at that commit: nothing is to be received before the sweep.
+			gen := newGen()
+			p.addReset(ch.Scope, []string{ch.Table}, gen, ch.Reason, c.tables)
+			p.addSweep(ch.Scope, []string{ch.Table}, gen, c.tables)
+			continue
+		}
+		// The replay stands at the reset, its snapshot comes first (A20).
+		c.pos = ch.Pos
+		if p.concerns(ch, c.tables) {
+			c.snap = &progress{scope: ch.Scope, table: ch.Table, reason: ch.Reason, gen: newGen()}
+			return nil
+		}
+	}
+	c.pos = head
+	if more {
+		c.pos = changes[len(changes)-1].Pos
+	}
+	p.more = more || !passed
+	return nil
+}
+
+// concerns reports whether a reset touches the tables that the device asked for.
+func (p *page) concerns(ch *change.Change, tables []string) bool {
+	return len(tables) == 0 || ch.Table == "*" || slices.Contains(tables, ch.Table)
+}
+
+// read returns the changes after a position: from memory, or, if the window does not reach back to it,
+// from the log. more: the ceilings cut them.
+func (p *page) read(ctx context.Context, after change.Position) (_ []change.Change, head change.Position, more bool, err error) {
+	e := p.engine
+	rows, bytes := max(p.rows, 1), max(p.bytes, 1)
+	s, err := e.cfg.Tail.Since(ctx, p.scopes, after, rows, bytes)
+	if err == nil {
+		p.from("tail")
+		return s.Changes, s.Head, s.More, nil
+	}
+	if !errors.Is(err, tail.ErrBefore) {
+		return nil, head, false, err
+	}
+	l, err := e.cfg.Log.Read(ctx, p.scopes, after, rows, bytes)
+	if err != nil {
+		return nil, head, false, err
+	}
+	p.from("log")
+	return l.Changes, l.State.Head(), l.More, nil
+}
+
+// passFloor waits until the log has passed all that the snapshot's pages may have shown (A5). It reports
+// false if that takes longer than the engine's patience: the device asks again.
+func (p *page) passFloor(ctx context.Context, c *cursor) (bool, error) {
+	e := p.engine
+	if c.floor == 0 {
+		return true, nil
+	}
+	head, err := e.head()
+	if err != nil {
+		return false, err
+	}
+	if head.Next.Epoch == c.pos.Epoch && head.Next.LSN < c.floor {
+		if err := e.cfg.Rows.Beat(ctx); err != nil {
+			return false, err
+		}
+		waiting, cancel := context.WithTimeout(ctx, e.cfg.Patience)
+		defer cancel()
+		err := e.cfg.Tail.Wait(waiting, change.Position{Epoch: c.pos.Epoch, LSN: c.floor})
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return false, nil
+		}
+		if err != nil && !errors.Is(err, tail.ErrEpoch) {
+			return false, err
+		}
+	}
+	c.floor = 0 // it stays passed
+	return true, nil
+}
+
+// snapshot adds the next rows of the cursor's snapshot; c.snap is nil once it is complete.
+func (p *page) snapshot(ctx context.Context, c *cursor) error {
+	e := p.engine
+	if err := p.turn(ctx); err != nil {
+		return err
+	}
+	defer e.turns.Release(1)
+	state, err := e.cfg.Log.Feed(ctx)
+	if err != nil {
+		return err
+	}
+	// A snapshot whose replay is bound to fail starts again at once (A20).
+	if why := lost(c.pos, &state); why != "" {
+		head, err := e.head()
+		if err != nil {
+			return err
+		}
+		if lost(head.Next, &state) != "" {
+			return wire.NewProblem(wire.Starting, "").After(time.Second) // this node is behind the log
+		}
+		*c = *e.begin(head, c.tables, why)
+	}
+	p.from("snapshot")
+	s := c.snap
+	if s.index == 0 && s.after == nil {
+		p.addReset(s.scope, []string{s.table}, s.gen, s.reason, c.tables)
+	}
+	tables := e.snapshotTables(s.table, c.tables)
+	for s.index < len(tables) {
+		if p.rows <= 0 || p.bytes <= 0 {
+			return nil
+		}
+		table := tables[s.index]
+		rows, err := e.cfg.Rows.Page(ctx, table, p.user, s.after, state.SnapshotFence, p.rows, p.bytes)
+		if errors.Is(err, snapshot.ErrNoSuchOwner) {
+			rows, err = snapshot.Page{Done: true}, nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, r := range rows.Rows {
+			p.add(item{change: change.Change{Scope: change.User(p.user), Table: table, Op: change.Upsert, Key: r.Key, Row: r.Row}})
+		}
+		c.floor = max(c.floor, rows.Floor)
+		s.after = rows.Last
+		if rows.Done {
+			s.index, s.after = s.index+1, nil
+		}
+	}
+	p.addSweep(s.scope, []string{s.table}, s.gen, c.tables)
+	c.snap = nil
+	return nil
+}
+
+// lost says why the log can't be replayed from a position, "" if it can.
+func lost(pos change.Position, s *changelog.State) change.Reason {
+	switch {
+	case s.Epoch != pos.Epoch:
+		return change.ReasonEpoch
+	case pos.Before(s.Start()):
+		return change.ReasonExpired
+	}
+	return ""
+}
+
+// turn waits for one of the few snapshots that may run at once.
+func (p *page) turn(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, p.engine.cfg.Patience)
+	defer cancel()
+	if err := p.engine.turns.Acquire(waiting, 1); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return wire.NewProblem(wire.Overloaded, "too many devices need everything at once").After(2 * time.Second)
+	}
+	return nil
+}
+
+// snapshotTables are the tables that a reset of table means for a device that asked for some.
+func (e *Engine) snapshotTables(table string, asked []string) []string {
+	switch {
+	case table != "*":
+		return []string{table}
+	case len(asked) > 0:
+		return asked
+	}
+	return e.tables
+}
+
+func (p *page) from(source string) {
+	// The dearest source names the page.
+	if p.source == "" || p.source == "tail" || source == "snapshot" {
+		p.source = source
+	}
+}
+
+func newGen() string { return rand.Text()[:12] }

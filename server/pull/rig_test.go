@@ -1,0 +1,211 @@
+package pull_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nudgesync/nudge/changefeed"
+	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+	"github.com/nudgesync/nudge/changefeed/route"
+	"github.com/nudgesync/nudge/changefeed/snapshot"
+	"github.com/nudgesync/nudge/changefeed/tail"
+	"github.com/nudgesync/nudge/changefeed/value"
+	"github.com/nudgesync/nudge/internal/devpg/pgtest"
+	"github.com/nudgesync/nudge/migrations"
+	"github.com/nudgesync/nudge/server/pull"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// tailLog says tail.ErrGone where the log says it.
+type tailLog struct{ *changelog.Log }
+
+func (l tailLog) Stretch(ctx context.Context, after, upto change.Position, fn func(change.Change) error) error {
+	err := l.Log.Stretch(ctx, after, upto, fn)
+	if errors.Is(err, changelog.ErrGone) {
+		return errors.Join(tail.ErrGone, err)
+	}
+	return err
+}
+
+// rig is a whole node without its network: a database, a feed, a tail and an engine.
+type rig struct {
+	t       *testing.T
+	dsn     string
+	db      *pgxpool.Pool
+	log     *changelog.Log
+	tail    *tail.Tail
+	engine  *pull.Engine
+	routing *route.Config
+	stop    func()
+}
+
+func testLogger() *slog.Logger {
+	var w io.Writer = io.Discard
+	if os.Getenv("NUDGE_TEST_LOG") != "" {
+		w = os.Stderr
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// newRig starts a node over the schema; every table is owned by its column user_id.
+func newRig(t *testing.T, schema string, tables ...string) *rig {
+	t.Helper()
+	r := &rig{t: t, dsn: pgtest.Database(t)}
+	cfg, err := pgxpool.ParseConfig(r.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range value.SessionSettings() {
+		cfg.ConnConfig.RuntimeParams[k] = v
+	}
+	cfg.ConnConfig.RuntimeParams["synchronous_commit"] = "local"
+	if r.db, err = pgxpool.NewWithConfig(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.db.Close)
+	r.exec(schema)
+	if _, err := migrations.Up(t.Context(), r.dsn); err != nil {
+		t.Fatal(err)
+	}
+	specs := map[string]route.Spec{}
+	publish := "create publication nudge"
+	for i, name := range tables {
+		specs[name] = route.Spec{Owner: "user_id"}
+		publish += map[bool]string{true: " for table ", false: ", "}[i == 0] + name
+	}
+	r.exec(publish)
+	catalog, err := route.Catalog(t.Context(), r.db, tables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.routing, err = route.Resolve(specs, catalog, false); err != nil {
+		t.Fatal(err)
+	}
+	r.log = changelog.Open(r.db, "slot_"+r.database())
+	r.start(nil)
+	return r
+}
+
+func (r *rig) database() (name string) {
+	if err := r.db.QueryRow(r.t.Context(), "select current_database()").Scan(&name); err != nil {
+		r.t.Fatal(err)
+	}
+	return name
+}
+
+// start runs feed and tail until the test ends or stop is called.
+func (r *rig) start(failpoint func(changefeed.Step) error) {
+	r.t.Helper()
+	var err error
+	if r.tail, err = tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: 1 << 20, Logger: testLogger()}); err != nil {
+		r.t.Fatal(err)
+	}
+	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Logger: testLogger()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	key, err := r.log.Key(r.t.Context(), "cursor")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.engine, err = pull.New(pull.Config{Tail: r.tail, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7}); err != nil {
+		r.t.Fatal(err)
+	}
+	feed, err := changefeed.New(changefeed.Config{
+		DSN: r.dsn, Source: r.db, Log: r.log, Routing: r.routing, Slot: "slot_" + r.database(), Publication: "nudge",
+		Name: "test", Logger: testLogger(), Metrics: changefeed.NewMetrics(prometheus.NewRegistry()),
+		Publish:   func(_ context.Context, f change.Frame) { r.tail.Apply(f) },
+		Failpoint: failpoint,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := feed.Run(ctx); err != nil {
+			r.t.Errorf("feed: %v", err)
+		}
+	})
+	wg.Go(func() {
+		for ctx.Err() == nil { // until the feed has begun the first epoch
+			if err := r.tail.Run(ctx); err != nil && ctx.Err() == nil {
+				r.t.Logf("tail: %v", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		}
+	})
+	r.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	r.t.Cleanup(r.stop)
+}
+
+func (r *rig) exec(sql string, args ...any) {
+	r.t.Helper()
+	if _, err := r.db.Exec(r.t.Context(), sql, args...); err != nil {
+		r.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// pull answers one request, waiting while the node starts.
+func (r *rig) pull(req pull.Request) (*pull.Answer, wire.Page) {
+	r.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		a, err := r.engine.Pull(r.t.Context(), req)
+		var p *wire.Problem
+		if errors.As(err, &p) && p.Code == wire.Starting && time.Now().Before(deadline) {
+			<-time.After(5 * time.Millisecond)
+			continue
+		}
+		if err != nil {
+			r.t.Fatalf("pull: %v", err)
+		}
+		var page wire.Page
+		body := append(append([]byte("{"), a.AppendMembers(nil)...), '}')
+		if err := json.Unmarshal(body, &page); err != nil {
+			r.t.Fatalf("%s: %v", body, err)
+		}
+		return a, page
+	}
+}
+
+// settle waits until the log has passed everything written so far.
+func (r *rig) settle() {
+	r.t.Helper()
+	var at string
+	if err := r.db.QueryRow(r.t.Context(), "select pg_logical_emit_message(true, 'nudge.heartbeat', '')::text").Scan(&at); err != nil {
+		r.t.Fatal(err)
+	}
+	lsn, err := change.ParseLSN(at)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		head, ok := r.tail.Head()
+		if ok && head.Next.LSN > lsn {
+			return
+		}
+		if ctx.Err() != nil {
+			r.t.Fatalf("the log did not pass %s: head %v", lsn, head.Next)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}

@@ -1,0 +1,180 @@
+// Package wire is the public protocol, version 1: JSON of pull, socket frames, close codes and
+// problems. It imports the standard library only, so that clients can use it as it is.
+package wire
+
+import "encoding/json"
+
+// Subprotocol is the WebSocket subprotocol; there is no other.
+const Subprotocol = "nudge.v1"
+
+// Version is the protocol version that a hello names.
+const Version = 1
+
+// Header names of pulls.
+const (
+	// HeaderDevice names the asking device on every request.
+	HeaderDevice = "Nudge-Device"
+	// HeaderCursor carries a fresh cursor on every answer, also on 304.
+	HeaderCursor = "Nudge-Cursor"
+)
+
+// Sizes that both sides know.
+const (
+	// MaxClientFrame is the largest frame a client may send, in bytes.
+	MaxClientFrame = 16 << 10
+	// MaxChangesFrame is the size that a changes frame keeps below, unless one row alone is larger.
+	MaxChangesFrame = 256 << 10
+	// MaxToken is the largest bearer token, in bytes.
+	MaxToken = 8 << 10
+)
+
+// Page is the answer of a pull, and the body of a changes frame.
+type Page struct {
+	Cursor       string   `json:"cursor"`
+	HasMore      bool     `json:"has_more"`
+	PollAfterS   *int     `json:"poll_after_s"`
+	LastMutation *int64   `json:"last_mutation"`
+	Changes      []Change `json:"changes"`
+}
+
+// Change ops on the wire.
+const (
+	OpUpsert = "upsert"
+	OpPatch  = "patch"
+	OpDelete = "delete"
+	OpReset  = "reset"
+	OpSweep  = "sweep"
+	OpForget = "forget"
+)
+
+// Change is one element of a page. Which fields are set depends on Op:
+// upsert, patch: Scope, Table, Key, Row · delete: Scope, Table, Key · reset: Scope, Table, Gen, Reason ·
+// sweep: Scope, Table, Gen · forget: Scope. Scope and Table are "*" where reset and sweep mean all.
+type Change struct {
+	Op     string          `json:"op"`
+	Scope  string          `json:"scope"`
+	Table  string          `json:"table,omitempty"`
+	Key    json.RawMessage `json:"key,omitempty"`
+	Row    json.RawMessage `json:"row,omitempty"`
+	Gen    string          `json:"gen,omitempty"`
+	Reason string          `json:"reason,omitempty"`
+}
+
+// Frame types, the "t" of a frame.
+const (
+	// From the client.
+	THello = "hello" // Hello, within 5 s of the upgrade
+	TPull  = "pull"  // Pull
+	TAck   = "ack"   // Ack
+	TToken = "token" // Token
+
+	// From the server.
+	TReady         = "ready"          // Ready
+	TCursor        = "cursor"         // Cursor
+	TNudge         = "nudge"          // Nudge
+	TChanges       = "changes"        // Changes
+	TTokenExpiring = "token_expiring" // TokenExpiring
+	TGoaway        = "goaway"         // Goaway
+	TError         = "error"          // Error
+)
+
+// Hello opens a session. Cursor is null for a device that holds none.
+type Hello struct {
+	T      string  `json:"t"`
+	V      int     `json:"v"`
+	Token  string  `json:"token,omitempty"` // absent when the Authorization header carried it
+	Device string  `json:"device"`
+	Cursor *string `json:"cursor"`
+}
+
+// Pull asks for a page, like GET /v1/changes. ID is the client's own and comes back in the answer.
+type Pull struct {
+	T      string  `json:"t"`
+	ID     int64   `json:"id"`
+	Cursor *string `json:"cursor"`
+	Limit  int     `json:"limit,omitempty"`
+	Nudge  string  `json:"nudge,omitempty"` // the nudge id that caused it, if one did
+}
+
+// Ack says that Cursor, which a page carried, is saved on the device.
+type Ack struct {
+	T      string `json:"t"`
+	Cursor string `json:"cursor"`
+}
+
+// Token replaces the session's token by a fresher one of the same user.
+type Token struct {
+	T     string `json:"t"`
+	Token string `json:"token"`
+}
+
+// Ready says that the session is registered and its cursor was compared with the head.
+type Ready struct {
+	T       string `json:"t"`
+	Session string `json:"session"`
+	Head    string `json:"head"` // a cursor
+	Behind  bool   `json:"behind"`
+	MaxAgeS int    `json:"max_age_s"`
+}
+
+// Cursor hands a quiet, up-to-date session a fresh cursor, so that it never expires.
+type Cursor struct {
+	T      string `json:"t"`
+	Cursor string `json:"cursor"`
+}
+
+// Nudge says that there is something new up to Head. The device pulls within WithinMS.
+type Nudge struct {
+	T        string `json:"t"`
+	Head     string `json:"head"` // a cursor
+	WithinMS int    `json:"within_ms"`
+	ID       string `json:"id"`
+}
+
+// Changes answers a pull frame.
+type Changes struct {
+	T  string `json:"t"`
+	ID int64  `json:"id"`
+	Page
+}
+
+// TokenExpiring asks for a token frame; without one the session closes with 4001 in InS seconds.
+type TokenExpiring struct {
+	T   string `json:"t"`
+	InS int    `json:"in_s"`
+}
+
+// Goaway asks the client to reconnect after AfterMS milliseconds.
+type Goaway struct {
+	T       string `json:"t"`
+	AfterMS int    `json:"after_ms"`
+	Reason  string `json:"reason"`
+}
+
+// Error answers a frame that could not be served; the session stays. ID is the pull's, if it was one.
+type Error struct {
+	T            string `json:"t"`
+	ID           *int64 `json:"id,omitempty"`
+	Code         Code   `json:"code"`
+	RetryAfterMS int    `json:"retry_after_ms,omitempty"`
+}
+
+// Close codes. 4500–4999: stop until the app or user did something. All others, also unknown ones and
+// a connection that ends without a code: reconnect with backoff. The close reason names the cause for
+// people and logs; programs read the code.
+const (
+	CloseNotText      = 1003 // a binary frame: the protocol is text
+	CloseNotUTF8      = 1007
+	CloseTooBig       = 1009 // a frame above MaxClientFrame
+	CloseInternal     = 1011 // an error on our side
+	CloseDrain        = 1012 // this node goes away
+	CloseOverload     = 1013 // overload, or a token that can't be verified now: keep it, try again
+	CloseTokenExpired = 4001
+	CloseHelloTimeout = 4002
+	CloseTooSlow      = 4003
+	CloseRate         = 4029
+	CloseBadToken     = 4501
+	CloseRevoked      = 4502
+	CloseProtocolOld  = 4503
+	CloseReplaced     = 4504 // the same device opened another socket
+)
