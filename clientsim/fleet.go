@@ -88,6 +88,7 @@ type member struct {
 
 	dev     atomic.Pointer[device.Device] // nil while it is away
 	synced  chan struct{}                 // closed once it has shown everything for the first time
+	ended   chan struct{}                 // closed when the server wanted no more of it
 	once    sync.Once
 	last    atomic.Bool // in its last life
 	expired atomic.Bool // was answered by a reset of reason expired in its last life
@@ -107,7 +108,7 @@ func (s *simulation) enlist() {
 		for n := range s.opts.devices {
 			kind := kinds[len(s.members)]
 			m := &member{
-				sim: s, person: p, kind: kind, lives: lives(rng, kind), synced: make(chan struct{}),
+				sim: s, person: p, kind: kind, lives: lives(rng, kind), synced: make(chan struct{}), ended: make(chan struct{}),
 				id: fmt.Sprintf("sim-%s-%d", p.id, n), state: device.NewState(),
 			}
 			p.members = append(p.members, m)
@@ -138,7 +139,7 @@ func (m *member) run(ctx context.Context) {
 			m.mu.Lock()
 			m.stopped = err
 			m.mu.Unlock()
-			m.last.Store(true)
+			close(m.ended)
 			return
 		}
 	}
@@ -190,7 +191,7 @@ func (m *member) current() *device.State {
 // pull asks the device for a pull, if it is running.
 func (m *member) pull() {
 	if dev := m.dev.Load(); dev != nil {
-		dev.Pull()
+		dev.Wrote()
 	}
 }
 

@@ -167,11 +167,13 @@ func (s *simulation) awaitFirst(ctx context.Context) error {
 		}
 		select {
 		case <-m.synced:
+		case <-m.ended:
+			return fmt.Errorf("device %s: %w", m.id, m.halted())
 		case <-ctx.Done():
 			return errors.New("interrupted: nothing was written")
 		case <-deadline.C:
 			err := fmt.Errorf("after %v device %s (%d of %d) still shows nothing", warmUp, m.id, n+1, len(s.members))
-			return errors.Join(err, m.halted(), s.stats.lastLost())
+			return errors.Join(err, s.stats.lastLost())
 		}
 	}
 	return nil

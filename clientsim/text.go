@@ -31,7 +31,7 @@ func (sum *summary) text() string {
 	if sum.NoTrim != "" {
 		line("expired cursors", "not tried: %s", sum.NoTrim)
 	} else {
-		line("expired cursors", "%d devices returned with one, %d were not reset", sum.Expiring, sum.NotExpired)
+		line("expired cursors", "%d devices returned with one", sum.Expiring)
 	}
 	us := func(n int64) time.Duration { return rounded(time.Duration(n) * time.Microsecond) }
 	line("commit → applied", "p50 %v  p95 %v  p99 %v  max %v  (%d, from intended send time)",
@@ -45,6 +45,7 @@ func (sum *summary) text() string {
 	verdict("mismatched rows", len(sum.Mismatched))
 	verdict("torn transactions", len(sum.Torn))
 	verdict("leaked rows", len(sum.Leaked))
+	verdict("expired cursors without a reset", sum.NotExpired)
 	for _, s := range sum.Stopped {
 		line("stopped", "%s", s)
 	}

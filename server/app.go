@@ -37,7 +37,7 @@ func (a *app) config() (*config.Config, error) {
 	}
 	cfg, warnings, err := config.Load(config.Source{Path: a.configPath, Env: a.env, Flags: a.overrides})
 	for _, w := range warnings {
-		a.log.Warn(w.Message, "code", w.Code, "key", w.Key, "hint", w.Hint)
+		a.log.Warn("doubtful configuration", "code", w.Code, "key", w.Key, "reason", w.Message, "hint", w.Hint)
 	}
 	if err != nil {
 		return nil, err

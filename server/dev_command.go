@@ -32,7 +32,7 @@ const (
 	devStopWithin = 15 * time.Second
 )
 
-var errPostgresEnded = errors.New("Postgres ended unexpectedly")
+var errPostgresEnded = errors.New("the private Postgres ended unexpectedly")
 
 // devCommand is one run of `nudge dev`.
 type devCommand struct {
@@ -117,10 +117,14 @@ func (d *devCommand) run(ctx context.Context) (err error) {
 			}
 		}()
 	}
-	if err := d.prepare(ctx); err != nil {
+	cfg, err := d.nodeConfig()
+	if err != nil {
 		return err
 	}
-	return d.serve(ctx)
+	if err := d.prepare(ctx, cfg); err != nil {
+		return err
+	}
+	return d.serve(ctx, cfg)
 }
 
 // startPostgres starts the private cluster and makes the demo's database in it.
@@ -196,7 +200,7 @@ func createDatabase(ctx context.Context, maintenance string) error {
 }
 
 // prepare brings the database to where serve can start: the app's schema and seed, then nudge's.
-func (d *devCommand) prepare(ctx context.Context) error {
+func (d *devCommand) prepare(ctx context.Context, cfg *config.Config) error {
 	conn, err := pgx.Connect(ctx, d.source)
 	if err != nil {
 		return fail("dev_connect", err, "connect to the demo's database")
@@ -208,7 +212,7 @@ func (d *devCommand) prepare(ctx context.Context) error {
 		}
 		return fail("dev_prepare", err, "set up the demo")
 	}
-	spec, err := d.spec(conn)
+	spec, err := attachSpec(cfg)
 	if err != nil {
 		return err
 	}
@@ -220,20 +224,6 @@ func (d *devCommand) prepare(ctx context.Context) error {
 		return fail("dev_attach", err, "attach to the demo's database", "nudge check says what is missing")
 	}
 	return nil
-}
-
-// spec is what nudge needs of the demo's database. One role does everything here.
-func (d *devCommand) spec(conn *pgx.Conn) (attach.Spec, error) {
-	cfg, err := d.nodeConfig()
-	if err != nil {
-		return attach.Spec{}, err
-	}
-	role := attach.Role{Name: conn.Config().User, Password: conn.Config().Password}
-	spec := attach.Spec{Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Feed: role, Snapshot: role}
-	for _, t := range dev.Tables() {
-		spec.Tables = append(spec.Tables, attach.TableSpec{Name: t.Name, Owner: t.Owner})
-	}
-	return spec, nil
 }
 
 // nodeConfig is the nudge.yaml that the demo would have.
@@ -258,11 +248,7 @@ func (d *devCommand) nodeConfig() (*config.Config, error) {
 }
 
 // serve runs the node with the demo's page until ctx ends.
-func (d *devCommand) serve(ctx context.Context) error {
-	cfg, err := d.nodeConfig()
-	if err != nil {
-		return err
-	}
+func (d *devCommand) serve(ctx context.Context, cfg *config.Config) error {
 	verifier, err := newVerifier(cfg)
 	if err != nil {
 		return err
@@ -349,7 +335,7 @@ nudge is running. Ctrl-C stops it.
 
   Database   %s
   Admin      http://%s
-  Token      of user %d, for %s:
+  Token      of user %d, for %.0f hours:
 
 %s
 
@@ -362,7 +348,7 @@ nudge is running. Ctrl-C stops it.
 go run ./clientsim run --users 200 --devices 3 --rate 200 --duration 30s
 
   The page   %s/
-`, kept, admin, dev.DemoUser, devTokenTTL, token, psql, page)
+`, kept, admin, dev.DemoUser, devTokenTTL.Hours(), token, psql, page)
 	return state, err
 }
 

@@ -162,7 +162,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 
 	n.hub = hub.New()
-	n.bus = bus.NewLocal()
+	n.bus = plantBus(bus.NewLocal())
 	n.tail, err = tail.New(tail.Config{
 		Log: journal{n.journal}, MaxBytes: int64(cfg.Limits.TailBytes), Logger: log,
 		OnAdvance: n.hub.Deliver, // after the window has it: a nudge never precedes what it announces
@@ -186,7 +186,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		return nil, err
 	}
 	n.api, err = api.New(api.Config{
-		Engine: engine, Verifier: verifier, Hub: n.hub, Origins: cfg.Listen.Origins, Log: log,
+		Engine: engine, Verifier: verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, Log: log,
 		Ready: n.ready, Trim: n.journal.Trim, Metrics: apiMetrics,
 		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
 	})

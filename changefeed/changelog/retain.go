@@ -24,19 +24,20 @@ func (l *Log) Retain(ctx context.Context, before time.Time) (int, error) {
 	return dropped, nil
 }
 
-// Trim drops every change that is in the log now: every cursor that is not at the head expires.
+// Trim drops every change that is in the log now: a cursor before the head expires.
 func (l *Log) Trim(ctx context.Context) error {
+	// Two transactions: one that held the feed's row while it waits for the segments' readers would
+	// lock an append out that holds what it waits for.
 	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
 		s, err := scanState(tx.QueryRow(ctx, stateSQL+` for update`, l.slot))
 		if err != nil {
 			return err
 		}
-		if err := rollTx(ctx, tx, l.slot, s); err != nil {
-			return err
-		}
-		_, err = retainTx(ctx, tx, l.slot, time.Now().Add(time.Hour))
-		return err
+		return rollTx(ctx, tx, l.slot, s)
 	})
+	if err == nil {
+		_, err = l.Retain(ctx, time.Now().Add(time.Hour))
+	}
 	if err != nil {
 		return fmt.Errorf("trim the log: %w", err)
 	}

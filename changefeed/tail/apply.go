@@ -103,29 +103,29 @@ func (t *Tail) advance(f change.Frame, heard time.Time) {
 
 // adopt starts a window with the first frame that is heard of a new epoch. Called with write held.
 func (t *Tail) adopt(f change.Frame) {
-	if f.HeadsOnly || f.Prev.Epoch != f.Epoch {
-		f.Prev, f.Changes = f.Next, nil // the log has what is before
+	w := newWindow(f.Next)
+	if !f.HeadsOnly && f.Prev.Epoch == f.Epoch { // else the log has what is before
+		w = newWindow(f.Prev)
+		w.append(f.Changes, f.Next)
 	}
-	t.restart(f, f.Prev, time.Now())
+	t.restart(w, f.Config, time.Now())
 }
 
-// restart begins a window at start with the changes of f, and announces it to everybody. Called with write held.
-func (t *Tail) restart(f change.Frame, start change.Position, heard time.Time) {
+// restart puts another window in place and announces it to everybody. Called with write held.
+func (t *Tail) restart(w window, config uint64, heard time.Time) {
 	prev := t.window.head
-	w := newWindow(start)
-	w.append(f.Changes, f.Next)
 
 	t.mu.Lock()
 	t.window = w
 	t.counts.Evicted += uint64(t.window.evict(t.cfg.MaxBytes))
-	t.counts.Skips++
-	t.config = f.Config
+	t.counts.Restarts++
+	t.config = config
 	t.warm = true
 	t.heard = heard
 	t.wake()
 	t.mu.Unlock()
 
-	t.announce(change.Frame{Epoch: f.Epoch, Config: f.Config, Prev: prev, Next: f.Next, HeadsOnly: true})
+	t.announce(change.Frame{Epoch: w.head.Epoch, Config: config, Prev: prev, Next: w.head, HeadsOnly: true})
 }
 
 // hear notes when the head was the log's. Called with mu held.

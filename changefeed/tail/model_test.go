@@ -222,8 +222,9 @@ func (w *world) quiet(t *rapid.T) {
 	time.Sleep(time.Duration(rapid.IntRange(100, 5000).Draw(t, "ms")) * time.Millisecond)
 }
 
-func (w *world) restart(*rapid.T) {
+func (w *world) restart(t *rapid.T) {
 	w.stop()
+	w.log.generous = rapid.Bool().Draw(t, "generous")
 	w.start()
 }
 

@@ -109,26 +109,29 @@ func (t *Tail) round(ctx context.Context) error {
 // changed the epoch meanwhile.
 func (t *Tail) catchUp(ctx context.Context, round uint64) (retry bool, err error) {
 	t.mu.RLock()
-	from, warm, budget := t.window.head, t.warm, t.cfg.MaxBytes/repairShare
+	from, warm := t.window.head, t.warm
 	t.mu.RUnlock()
 	if !warm {
 		if from, err = t.cfg.Log.Newest(ctx, t.cfg.MaxBytes); err != nil {
-			return false, fmt.Errorf("read the log's newest stretch: %w", err)
+			return false, fmt.Errorf("find the log's newest stretch: %w", err)
 		}
-		budget = 2 * t.cfg.MaxBytes // what is newest is near enough, and may have grown
 	}
-
 	asked := time.Now()
 	state, err := t.state(ctx)
 	if err != nil {
 		return false, err
 	}
 	f := change.Frame{Epoch: state.Epoch, Config: state.Config, Prev: from, Next: state.Next}
-	skip := state.Epoch != from.Epoch
-	if !skip && from.Before(f.Next) {
-		f.Changes, err = t.stretch(ctx, from, f.Next, budget)
-		skip = errors.Is(err, ErrGone) || errors.Is(err, errTooWide)
-		if err != nil && !skip {
+	w := newWindow(f.Next)
+	anew := state.Epoch != from.Epoch
+	if !anew && from.Before(f.Next) {
+		if warm {
+			f.Changes, err = t.stretch(ctx, from, f.Next)
+		} else {
+			w, err = t.load(ctx, from, f.Next)
+		}
+		anew = errors.Is(err, ErrGone) || errors.Is(err, errTooWide)
+		if err != nil && !anew {
 			return false, fmt.Errorf("read the log from %s to %s: %w", from, f.Next, err)
 		}
 	}
@@ -137,14 +140,13 @@ func (t *Tail) catchUp(ctx context.Context, round uint64) (retry bool, err error
 	defer t.write.Unlock()
 	head := t.window.head
 	switch {
-	case warm && head.Epoch != from.Epoch:
-		return true, nil
-	case skip && head.Before(f.Next), state.Epoch != from.Epoch:
-		t.cfg.Logger.Warn("window starts anew", "head", from, "log", f.Next, "cause", err)
-		f.Changes = nil
-		t.restart(f, f.Next, asked)
 	case !warm:
-		t.restart(f, from, asked)
+		t.restart(w, f.Config, asked)
+	case head.Epoch != from.Epoch:
+		return true, nil
+	case state.Epoch != from.Epoch, anew && head.Before(f.Next):
+		t.cfg.Logger.Warn("window starts anew", "head", from, "log", f.Next, "cause", err)
+		t.restart(w, f.Config, asked)
 	case head.Before(f.Next):
 		t.advance(f, asked)
 	default:
@@ -168,9 +170,10 @@ func (t *Tail) state(ctx context.Context) (change.Frame, error) {
 	return f, nil
 }
 
-// stretch reads (after, upto] from the log, or fails with errTooWide when it takes more than budget bytes.
-func (t *Tail) stretch(ctx context.Context, after, upto change.Position, budget int64) ([]change.Change, error) {
+// stretch reads (after, upto] from the log, or fails with errTooWide.
+func (t *Tail) stretch(ctx context.Context, after, upto change.Position) ([]change.Change, error) {
 	var changes []change.Change
+	budget := t.cfg.MaxBytes / repairShare
 	err := t.cfg.Log.Stretch(ctx, after, upto, func(c change.Change) error {
 		if budget -= cost(&c); budget < 0 {
 			return errTooWide
@@ -179,6 +182,22 @@ func (t *Tail) stretch(ctx context.Context, after, upto change.Position, budget 
 		return nil
 	})
 	return changes, err
+}
+
+// load reads (after, upto] from the log into a window, which keeps the newest that fit. It may start within a
+// transaction: its cursors are exact there, too. If the log does not reach back, the window is empty.
+func (t *Tail) load(ctx context.Context, after, upto change.Position) (window, error) {
+	w := newWindow(after)
+	err := t.cfg.Log.Stretch(ctx, after, upto, func(c change.Change) error {
+		w.add(&c)
+		w.evict(t.cfg.MaxBytes)
+		return nil
+	})
+	if err != nil {
+		return newWindow(upto), err
+	}
+	w.head = upto
+	return w, nil
 }
 
 // confirm takes note of a log that has nothing new. from was the head when it was asked. Called with write held.

@@ -126,7 +126,7 @@ type Counts struct {
 	Gaps      uint64 // holes seen
 	Rounds    uint64 // times that the log was asked
 	Failures  uint64 // of those, without success
-	Skips     uint64 // the window started anew
+	Restarts  uint64 // of the window: warm-up, new epochs, skipped stretches
 	LogBehind uint64 // the log stood before the window's head
 	Evicted   uint64 // changes
 }

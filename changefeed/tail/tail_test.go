@@ -56,6 +56,27 @@ func TestEvictionByWholeTransactions(t *testing.T) {
 	})
 }
 
+// The log counts bytes in its own way. However much it sends at the warm-up, the newest that fits is kept.
+func TestWarmUpKeepsTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget = 100 << 10
+		log := newLog(epoch)
+		log.generous = true
+		var last change.Frame
+		for range 2000 {
+			last = log.commit(up("user:1", 100), up("user:2", 100))
+		}
+		n := startNode(t, log, budget)
+		if s := n.Stats(); s.Head != last.Next || s.Bytes > budget || s.Bytes < budget*9/10 {
+			t.Fatalf("%d bytes of %d up to %s", s.Bytes, budget, s.Head)
+		}
+		same(t, n.since(t, last.Prev, "user:2").Changes, last.Changes[1:])
+		if err := n.Audit(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestNewEpochByFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newLog(epoch)
@@ -81,6 +102,61 @@ func TestNewEpochByFrame(t *testing.T) {
 		same(t, n.since(t, f.Prev, "user:1").Changes, f.Changes)
 		if got := n.Stats().Foreign; got != 1 {
 			t.Fatalf("%d frames of another epoch counted", got)
+		}
+	})
+}
+
+// The first that is heard of a new epoch is a batch without its changes: the window must not claim them.
+func TestNewEpochByHeadsOnlyFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(epoch)
+		n := startNode(t, log, 1<<20)
+		log.begin(epoch.Next())
+		f := log.commit(up("user:1", 20))
+		f.Changes, f.HeadsOnly = nil, true
+		n.Apply(f)
+		n.refuses(t, f.Prev, tail.ErrBefore)
+		n.since(t, f.Next, "user:1")
+	})
+}
+
+// The bus brings the new epoch, and more of it, while the log is still about to say so: the head stays.
+func TestNewEpochByFrameAndLogAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(epoch)
+		n := startNode(t, log, 1<<20)
+		log.begin(epoch.Next())
+		at := log.state().Next
+		var f change.Frame
+		log.set(func() {
+			log.onState = func() {
+				if f.Next.IsZero() {
+					f = log.commit(up("user:1", 20))
+					n.Apply(f)
+				}
+			}
+		})
+		same(t, n.since(t, at, "user:1").Changes, f.Changes)
+		if head, _ := n.Head(); head.Next != f.Next {
+			t.Fatalf("head %s, want %s", head.Next, f.Next)
+		}
+	})
+}
+
+// A frame says more than the log knows. Once the log was asked, such a hole holds nobody up.
+func TestFramePastTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(epoch)
+		n := startNode(t, log, 1<<20)
+		at := log.state().Next
+		bogus := log.state()
+		bogus.Prev.LSN, bogus.Next.LSN = 5000, 5001
+		n.Apply(bogus)
+		synctest.Wait()
+		calls := log.called()
+		n.since(t, at, "user:1")
+		if log.called() != calls {
+			t.Fatal("the log was asked again")
 		}
 	})
 }

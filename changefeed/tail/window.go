@@ -59,23 +59,26 @@ func (w *window) at(n uint64) *change.Change {
 // append takes the changes of (head, next].
 func (w *window) append(changes []change.Change, next change.Position) {
 	for i := range changes {
-		c := &changes[i]
-		if w.next%blockLen == 0 {
-			w.blocks = append(w.blocks, new(block))
-		}
-		n := w.next
-		w.next++
-		*w.at(n) = *c
-		ix := w.scopes[c.Scope]
-		if ix == nil {
-			ix = &index{}
-			w.scopes[c.Scope] = ix
-			w.bytes += scopeExtra
-		}
-		ix.numbers = append(ix.numbers, n)
-		w.bytes += cost(c)
+		w.add(&changes[i])
 	}
 	w.head = next
+}
+
+func (w *window) add(c *change.Change) {
+	if w.next%blockLen == 0 {
+		w.blocks = append(w.blocks, new(block))
+	}
+	n := w.next
+	w.next++
+	*w.at(n) = *c
+	ix := w.scopes[c.Scope]
+	if ix == nil {
+		ix = &index{}
+		w.scopes[c.Scope] = ix
+		w.bytes += scopeExtra
+	}
+	ix.numbers = append(ix.numbers, n)
+	w.bytes += cost(c)
 }
 
 // evict drops the oldest transactions, whole, until at most budget bytes are held, and returns the

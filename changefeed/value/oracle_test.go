@@ -100,8 +100,8 @@ func same(a, b any) bool {
 		return ok && slices.EqualFunc(a, b, same)
 	case json.Number:
 		b, ok := b.(json.Number)
-		if !ok {
-			return false
+		if !ok || a == b {
+			return ok
 		}
 		x, okX := new(big.Rat).SetString(a.String())
 		y, okY := new(big.Rat).SetString(b.String())

@@ -21,6 +21,7 @@ const (
 	maxFrame     = 4 << 20  // bytes: a changes frame keeps below 256 KiB unless one row alone is larger
 	maxBody      = 64 << 20 // bytes: the HTTP road carries the rows that no frame can
 	answerWithin = 30 * time.Second
+	comesRound   = 2 * time.Second // an own write, usually in a few milliseconds
 )
 
 // Config is what a Device needs. The optional fields have a zero value that works.
@@ -85,6 +86,8 @@ type Device struct {
 	wake chan struct{} // the network is back, or a push came: connect now
 	idle atomic.Bool
 
+	wrote atomic.Bool // the next pull waits for an own write
+
 	// Owned by the goroutine in Run.
 	backoff backoff
 }
@@ -115,9 +118,16 @@ func New(cfg Config) (*Device, error) {
 	}, nil
 }
 
-// Pull asks for a pull: the app came to the foreground, or an own write was accepted. It returns at
-// once; without a socket the next connect does it.
+// Pull asks for a pull: the app came to the foreground. It returns at once; without a socket the next
+// connect does it.
 func (d *Device) Pull() { ring(d.want) }
+
+// Wrote asks for the pull that follows an own write, which the server may have accepted before its
+// change has come round: nobody nudges the writer, so the pull waits for it.
+func (d *Device) Wrote() {
+	d.wrote.Store(true)
+	ring(d.want)
+}
 
 // Wake says that the network is back or that a push came. It pulls, and if no socket is open it
 // connects now and forgets the backoff.

@@ -159,8 +159,13 @@ func (s *session) pull(ctx context.Context) error {
 	s.owed = s.d.cfg.After(answerWithin)
 	nudge := s.nudge
 	s.nudge = ""
+	wait := time.Duration(0)
+	if s.d.wrote.Swap(false) {
+		wait = comesRound
+	}
 	return s.send(ctx, wire.Pull{
 		T: wire.TPull, ID: s.id, Cursor: cursor(s.since), Limit: s.d.cfg.PageLimit, Nudge: nudge,
+		WaitMS: int(wait.Milliseconds()),
 	})
 }
 

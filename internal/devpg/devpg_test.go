@@ -160,7 +160,7 @@ func TestTemporaryDirIsRemoved(t *testing.T) {
 
 func TestStartRefuses(t *testing.T) {
 	t.Run("a taken port", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -43,7 +43,7 @@ func unprivileged() (*account, error) {
 		}
 		return &account{name: name, uid: uint32(uid), gid: uint32(gid)}, nil
 	}
-	return nil, errors.New("Postgres refuses to run as root, and there is neither a user postgres nor nobody to run it as")
+	return nil, errors.New("we are root, as whom Postgres refuses to run, and there is neither a user postgres nor nobody to run it as")
 }
 
 func (c *Cluster) data() string { return filepath.Join(c.root, "data") }

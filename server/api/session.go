@@ -145,15 +145,18 @@ func (s *session) end(clientClosed bool) {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	end := s.ending
+	ours := s.ending.code != 0
 	s.mu.Unlock()
-	if end.code == 0 || clientClosed {
+	if !ours || clientClosed {
 		_ = s.conn.CloseNow() // ends writes that are under way
 	}
 	s.running.Wait()
 	_ = s.conn.CloseNow()
 	s.api.forget(s)
 
+	s.mu.Lock()
+	end := s.ending // a write that timed out may have said why only now
+	s.mu.Unlock()
 	label := strconv.Itoa(end.code)
 	if end.code == 0 {
 		label = "lost"

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -388,16 +389,19 @@ func TestTokenFrame(t *testing.T) {
 }
 
 func TestClientCloses(t *testing.T) {
-	w := tcp(t)
-	if err := w.join("phone", "10").conn.Close(websocket.StatusNormalClosure, "bye"); err != nil {
-		t.Error(err)
-	}
-	_ = w.join("tablet", "10").conn.CloseNow()
-	_ = w.dial().conn.CloseNow()
-	w.stop() // waits for all of them
-	if w.count("nudge_session_closes_total", "client") != 1 || w.hub.Stats().Sessions != 0 {
-		t.Errorf("client closes %v, in the hub %d", w.count("nudge_session_closes_total", "client"), w.hub.Stats().Sessions)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t)
+		if err := w.join("phone", "10").conn.Close(websocket.StatusNormalClosure, "bye"); err != nil {
+			t.Error(err)
+		}
+		_ = w.join("tablet", "10").conn.CloseNow()
+		_ = w.dial().conn.CloseNow()
+		synctest.Wait()
+		client, lost := w.count("nudge_session_closes_total", "client"), w.count("nudge_session_closes_total", "lost")
+		if client != 1 || lost != 2 || w.count("nudge_sessions") != 0 || w.hub.Stats().Sessions != 0 {
+			t.Errorf("closed by the client %v, lost %v, in the hub %+v", client, lost, w.hub.Stats())
+		}
+	})
 }
 
 func FuzzDecode(f *testing.F) {

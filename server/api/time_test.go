@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -37,7 +38,7 @@ func TestHelloTimeout(t *testing.T) {
 
 func TestNudgesAreCoalesced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := piped(t)
+		w := piped(t, noPings)
 		d := w.join("phone", "10")
 		synctest.Wait()
 		began := time.Now()
@@ -75,7 +76,7 @@ func TestAckSettlesNudge(t *testing.T) {
 	for _, way := range []string{"frame", "http", "pull", "http pull"} {
 		t.Run(way, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := piped(t)
+				w := piped(t, noPings)
 				d := w.join("phone", "10")
 				synctest.Wait()
 				w.nudge(11)
@@ -380,6 +381,33 @@ func TestRunEnds(t *testing.T) {
 		<-stopped
 		if got := w.hub.Stats().Sessions; got != 0 {
 			t.Errorf("in the hub: %d", got)
+		}
+	})
+}
+
+// At rest a session is one goroutine, its reader; net/http's is gone.
+func TestSessionAtRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings)
+		const n = 20
+		devices := make([]*device, n)
+		for i := range n {
+			devices[i] = w.join(fmt.Sprint("d", i), "10")
+		}
+		synctest.Wait()
+		w.nudge(11)
+		for _, d := range devices {
+			hear[wire.Nudge](d, wire.TNudge)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		all := make([]byte, 4<<20)
+		stacks := string(all[:runtime.Stack(all, true)])
+		if got := strings.Count(stacks, "created by github.com/nudgesync/nudge/server/api."); got != n {
+			t.Errorf("%d goroutines for %d sessions", got, n)
+		}
+		if got := strings.Count(stacks, "net/http.(*conn).serve("); got != 0 {
+			t.Errorf("net/http still serves %d connections", got)
 		}
 	})
 }

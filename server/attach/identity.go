@@ -11,7 +11,7 @@ import (
 // identity is what is to be done about one table's replica identity, its partitions included.
 type identity struct {
 	table      string
-	prior      map[string]string // by node: what detach has to restore, where that is not DEFAULT
+	prior      map[string]string // by node: what detach has to restore
 	statements []Statement
 }
 
@@ -118,10 +118,8 @@ func (p *identity) add(noTransaction bool, why, format string, args ...any) {
 }
 
 func (p *identity) set(n *node, to, why string) {
-	if n.identity != 'd' || to == "full" {
-		if x, _ := n.index(n.identityIndex); n.identity != 'i' || !x.marked {
-			p.prior[n.key()] = n.restorable()
-		}
+	if x, _ := n.index(n.identityIndex); n.identity != 'i' || !x.marked {
+		p.prior[n.key()] = n.restorable()
 	}
 	p.add(false, "replica identity of "+n.key()+": "+why, "alter table %s replica identity %s", n.sql(), to)
 }

@@ -11,8 +11,8 @@ import (
 type notes struct {
 	// Made: attach created the publication.
 	Made bool `json:"made"`
-	// Identity is the replica identity that tables had, by "schema.name", where it cannot be told from
-	// what is there now: d, n, f or i:<index>.
+	// Identity is the replica identity that tables had before attach changed it, by "schema.name": d, n,
+	// f or i:<index>.
 	Identity map[string]string `json:"identity,omitempty"`
 }
 

@@ -200,6 +200,8 @@ func TestVerifyRefuses(t *testing.T) {
 		"kid is a number":          {hs(map[string]any{"kid": 1}, nil), wire.TokenBad},
 		"kid of the wrong ES key":  {sign(t, jwt.SigningMethodES256, is.ec, map[string]any{"kid": "es2"}, nil), wire.TokenBad},
 		"no kid, two such keys":    {sign(t, jwt.SigningMethodES256, is.ec, nil, nil), wire.TokenBad},
+		"no kid, the other of two": {sign(t, jwt.SigningMethodES256, other.ec, nil, nil), wire.TokenBad},
+		"spare bits in base64":     {spareBits(good), wire.TokenBad},
 		"crit":                     {hs(map[string]any{"crit": []string{"b64"}, "b64": false}, nil), wire.TokenBad},
 		"issuer":                   {hs(nil, jwt.MapClaims{"iss": "https://evil.example"}), wire.TokenBad},
 		"no issuer":                {hs(nil, jwt.MapClaims{"iss": nil}), wire.TokenBad},
@@ -241,6 +243,30 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 	if _, err := v.Verify(t.Context(), good); err != nil {
 		t.Errorf("the unchanged token: %v", err)
+	}
+}
+
+// spareBits sets bits of the last character that are no part of the signature, which a lax decoder
+// ignores: one token would have many spellings.
+func spareBits(token string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := strings.IndexByte(alphabet, token[len(token)-1])
+	return token[:len(token)-1] + alphabet[last|3:last|3+1]
+}
+
+// The library would stumble over the key's type; it is ours to look at the algorithm before.
+func TestKeyDecidesTheAlgorithm(t *testing.T) {
+	is := newIssuer(t)
+	public := publicPEM(t, is.rsa.Public())
+	v := verifier(t, auth.Config{Keys: []auth.Key{parse(t, "rs", auth.RS256, public), parse(t, "hs", auth.HS256, secret)}})
+	for name, token := range map[string]string{
+		"HS256 for an RS256 key": sign(t, jwt.SigningMethodHS256, public, map[string]any{"kid": "rs"}, nil),
+		"RS256 for an HS256 key": sign(t, jwt.SigningMethodRS256, is.rsa, map[string]any{"kid": "hs"}, nil),
+	} {
+		_, err := v.Verify(t.Context(), token)
+		if codeOf(err) != wire.TokenBad || !strings.Contains(err.Error(), "not that of its key") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

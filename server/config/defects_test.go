@@ -113,7 +113,6 @@ func TestTableDefects(t *testing.T) {
 		"allow and deny": {"public.a: {owner: b, columns: {allow: [c], deny: [d]}}", config.Invalid, "tables.public.a.columns", "keep one"},
 		"parent":         {"public.a: {parent: {table: public.b, by: c}}", config.Unsupported, "tables.public.a.parent", ""},
 		"scope":          {"public.a: {scope: global}", config.Unsupported, "tables.public.a.scope", ""},
-		"columns":        {"public.a: {owner: b, columns: {deny: [c]}}", config.Unsupported, "tables.public.a.columns.deny", ""},
 		"write":          {"public.a: {owner: b, write: [c]}", config.Unsupported, "tables.public.a.write", ""},
 		"urgency":        {"public.a: {owner: b, urgency: soon}", config.Unsupported, "tables.public.a.urgency", ""},
 	} {

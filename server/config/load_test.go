@@ -78,7 +78,10 @@ func TestLoadAppliesDefaults(t *testing.T) {
 }
 
 func TestLoadReadsEveryKindOfValue(t *testing.T) {
-	cfg, _, err := config.Load(config.Source{Path: write(t, "nudge.yaml", minimal+`
+	cfg, _, err := config.Load(config.Source{Path: write(t, "nudge.yaml", `
+source: {dsn: 'postgres://feed:pass@127.0.0.1/app'}
+tables:
+  public.intakes: {owner: user_id, columns: {deny: [note]}}
 log: {dsn: "host=/run/postgresql dbname=nudge", retention: 90m}
 auth:
   issuer: &who https://id.example.com
@@ -101,7 +104,7 @@ limits: {tail_bytes: 1GiB, max_sockets: 1000}
 	}
 	want := config.Default()
 	want.Source.DSN = "postgres://feed:pass@127.0.0.1/app"
-	want.Tables = map[string]config.Table{"public.intakes": {Owner: "user_id"}}
+	want.Tables = map[string]config.Table{"public.intakes": {Owner: "user_id", Columns: config.Columns{Deny: []string{"note"}}}}
 	want.Log = config.Log{DSN: "host=/run/postgresql dbname=nudge", Retention: 90 * time.Minute}
 	want.Auth = config.Auth{
 		Issuer: "https://id.example.com", Audience: "https://id.example.com",

@@ -1,7 +1,7 @@
 package config
 
 // unsupported refuses what nudge.yaml can say and this version can't do. Ignoring it would be worse:
-// rows would go to nobody, or columns to everybody.
+// rows would go to nobody, and devices would wait for pushes.
 func (l *loader) unsupported(cfg *Config) {
 	refuse := func(set bool, path, what string) {
 		if set {
@@ -12,8 +12,6 @@ func (l *loader) unsupported(cfg *Config) {
 		t, path := cfg.Tables[name], join("tables", name)
 		refuse(t.Parent != nil, path+".parent", "routing by a parent row")
 		refuse(t.Scope != "", path+".scope", "routing into a shared scope")
-		refuse(len(t.Columns.Allow) > 0, path+".columns.allow", "leaving out columns")
-		refuse(len(t.Columns.Deny) > 0, path+".columns.deny", "leaving out columns")
 		refuse(len(t.Write) > 0, path+".write", "taking writes from devices")
 		refuse(t.Urgency != "", path+".urgency", "pushing to devices")
 	}

@@ -332,6 +332,7 @@ func serveScripts(t *testing.T, dialled chan<- *websocket.Conn) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("/", http.FileServerFS(os.DirFS("page")))
+	mux.HandleFunc("/favicon.ico", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("/v1/socket", func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"nudge.v1"}})
 		if err != nil {

@@ -83,6 +83,7 @@ func TestPrepareLeavesForeignTablesAlone(t *testing.T) {
 }
 
 func TestStockFollowsIntakes(t *testing.T) {
+	_, conn := prepared(t)
 	const someMedication = `(select id from medications where user_id = 7 order by name limit 1)`
 	const otherMedication = `(select id from medications where user_id = 7 order by name desc limit 1)`
 	for name, statement := range map[string]string{
@@ -100,7 +101,8 @@ func TestStockFollowsIntakes(t *testing.T) {
 		"write a note, no tick": `update intakes set note = 'with water' where user_id = 7`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, conn := prepared(t)
+			exec(t, conn, `begin`)
+			defer exec(t, conn, `rollback`)
 			exec(t, conn, `update intakes set taken_at = now() where id in (select id from intakes where user_id = 7 order by id limit 3)`)
 			exec(t, conn, statement)
 			if n := one[int](t, conn, wrongStock); n != 0 {

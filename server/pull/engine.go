@@ -133,6 +133,9 @@ func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
 	a.HasMore, a.Source = p.more, p.source
 	a.Changes, a.Rows = p.encode()
 	a.NothingNew = a.Rows == 0 && !a.HasMore
+	if !a.HasMore {
+		a.Upto = c.pos
+	}
 	return a, nil
 }
 

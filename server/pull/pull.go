@@ -31,6 +31,9 @@ type Answer struct {
 	LastMutation *int64
 	// Acked is the position that Since proves to be saved on the device; zero if it proves none.
 	Acked  change.Position
+	// Upto is the commit boundary up to which the device holds everything once it has applied the page;
+	// zero while HasMore.
+	Upto   change.Position
 	Source string // "tail", "log" or "snapshot", for metrics
 }
 

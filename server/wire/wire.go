@@ -94,6 +94,10 @@ type Pull struct {
 	Cursor *string `json:"cursor"`
 	Limit  int     `json:"limit,omitempty"`
 	Nudge  string  `json:"nudge,omitempty"` // the nudge id that caused it, if one did
+	// WaitMS: if nothing is new, the answer waits this long for something to come; the server may shorten
+	// it. For the pull after an own write, which is accepted before its change has come round, and for
+	// which its writer is not nudged.
+	WaitMS int `json:"wait_ms,omitempty"`
 }
 
 // Ack says that Cursor, which a page carried, is saved on the device.

@@ -25,6 +25,9 @@ type Page struct {
 	t   testing.TB
 	ctx context.Context
 
+	// Close ends the browser, as the test's end does. Once is enough.
+	Close func()
+
 	mu       sync.Mutex
 	messages []string // what the page wrote to its console
 }
@@ -62,7 +65,7 @@ func Open(t testing.TB, url string) *Page {
 			p.mu.Unlock()
 		}
 	}()
-	t.Cleanup(func() {
+	p.Close = sync.OnceFunc(func() {
 		if err := chromedp.Cancel(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			t.Error("stop the browser:", err)
 		}
@@ -73,6 +76,7 @@ func Open(t testing.TB, url string) *Page {
 			t.Error("console:", m)
 		}
 	})
+	t.Cleanup(p.Close)
 	p.Do(chromedp.Navigate(url))
 	return p
 }

@@ -1,0 +1,44 @@
+# Everything one needs. `make` alone explains itself.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+NEED := ./internal/setup/need.sh
+GO ?= go
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## a private Postgres, a demo app and its page: two devices syncing (ARGS="--fresh")
+	@$(NEED) go postgres
+	@$(GO) run ./server dev $(ARGS)
+
+.PHONY: test
+test: ## every test, with the race detector, on a real Postgres and in a real browser
+	@$(NEED) go postgres chromium
+	$(GO) test -race -timeout 15m ./...
+
+.PHONY: lint
+lint: ## golangci-lint, and the configuration files
+	@$(NEED) go golangci
+	.bin/golangci-lint run ./...
+
+.PHONY: fmt
+fmt: ## format as lint wants it
+	@$(NEED) go golangci
+	.bin/golangci-lint fmt ./...
+
+.PHONY: build
+build: ## the two programs, into .bin
+	@$(NEED) go
+	$(GO) build -trimpath -o .bin/nudge ./server
+	$(GO) build -trimpath -o .bin/clientsim ./clientsim
+
+.PHONY: test-long
+test-long: ## what CI can't afford: repeated kills, planted bugs in a larger fleet
+	@$(NEED) go postgres chromium
+	NUDGE_LONG=1 $(GO) test -race -count=1 -timeout 60m -run 'Kill|Chaos|Planted|Property' ./changefeed/... ./server/... ./clientsim/...
+
+.PHONY: clean
+clean: ## what was built
+	rm -rf .bin .bench
