@@ -115,12 +115,10 @@ the setting that repairs it. The exit status is 1 if anything is wrong; advice d
 			if err != nil {
 				return err
 			}
-			spec, err := attachSpec(cfg)
+			findings, err := findings(cmd.Context(), cfg)
 			if err != nil {
 				return err
 			}
-			dsns := attach.DSNs{Source: string(cfg.Source.DSN), Snapshot: cfg.SnapshotDSN(), Log: cfg.LogDSN()}
-			findings := attach.Check(cmd.Context(), dsns, spec)
 			if err := printFindings(a.stdout, findings); err != nil {
 				return err
 			}
@@ -130,6 +128,16 @@ the setting that repairs it. The exit status is 1 if anything is wrong; advice d
 			return nil
 		},
 	}
+}
+
+// findings looks at the database with the node's own eyes.
+func findings(ctx context.Context, cfg *config.Config) ([]attach.Finding, error) {
+	spec, err := attachSpec(cfg)
+	if err != nil {
+		return nil, err
+	}
+	dsns := attach.DSNs{Source: string(cfg.Source.DSN), Snapshot: cfg.SnapshotDSN(), Log: cfg.LogDSN()}
+	return attach.Check(ctx, dsns, spec), nil
 }
 
 func adminFlag(cmd *cobra.Command, dsn *string) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -105,4 +106,24 @@ func resolveRouting(ctx context.Context, db *pgxpool.Pool, cfg *config.Config) (
 		return nil, fail(code, nil, message, "mend tables in nudge.yaml; nudge check tells more")
 	}
 	return routing, nil
+}
+
+// checkSource refuses to start on a database that nudge check finds fault with: each fault is a line of
+// the log, the first one the error.
+func checkSource(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+	all, err := findings(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	var first error
+	for _, f := range all {
+		if !f.Wrong() {
+			continue
+		}
+		log.Error("the database is not as it must be", "code", f.Code, "subject", f.Subject, "message", f.Message, "fix", f.Fix)
+		if first == nil {
+			first = fail(f.Code, nil, f.Message, f.Fix)
+		}
+	}
+	return first
 }

@@ -105,9 +105,13 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 		func(context.Context) error { return serveHTTP(publicServer, public) },
 		func(context.Context) error { return serveHTTP(adminServer, admin) })
 
-	if opt.Ready != nil {
-		go n.callWhenReady(ctx, func() { opt.Ready(public.Addr().String(), admin.Addr().String()) })
-	}
+	starting := start(ctx, failed, func(ctx context.Context) error {
+		return n.callWhenReady(ctx, func() {
+			if opt.Ready != nil {
+				opt.Ready(public.Addr().String(), admin.Addr().String())
+			}
+		})
+	})
 	select {
 	case <-ctx.Done():
 		log.Info("stopping")
@@ -115,6 +119,7 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 		log.Error("stopping: a part failed", "error", err)
 	}
 
+	starting()
 	drain, cancel := context.WithTimeout(base, drainFor)
 	defer cancel()
 	if e := n.api.Drain(drain); e != nil {
@@ -152,6 +157,9 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 			n.db.close()
 		}
 	}()
+	if err := checkSource(ctx, cfg, log); err != nil {
+		return nil, err
+	}
 	if n.routing, err = resolveRouting(ctx, n.db.source, cfg); err != nil {
 		return nil, err
 	}
@@ -187,7 +195,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 	n.api, err = api.New(api.Config{
 		Engine: engine, Verifier: verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, Log: log,
-		Ready: n.ready, Trim: n.journal.Trim, Metrics: apiMetrics,
+		Ready: n.ready, Trim: n.trim, Metrics: apiMetrics,
 		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
 	})
 	if err != nil {
@@ -300,17 +308,27 @@ func (n *node) ready() error {
 	return nil
 }
 
-func (n *node) callWhenReady(ctx context.Context, fn func()) {
+// trim drops what is in the log now, and this node's memory of it.
+func (n *node) trim(ctx context.Context) error {
+	if err := n.journal.Trim(ctx); err != nil {
+		return err
+	}
+	n.tail.Cut()
+	return nil
+}
+
+func (n *node) callWhenReady(ctx context.Context, fn func()) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for n.ready() != nil {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		}
 	}
 	fn()
+	return nil
 }
 
 // start runs functions until the returned one is called, which waits for them. An error of one that was

@@ -54,14 +54,19 @@ type printed struct {
 
 func evaluate(ctx context.Context, conn *pgx.Conn, expr string) (printed, error) {
 	// The simple protocol prints with the types' output functions, as pgoutput does; ::text would not.
-	sql := "select v, to_jsonb(v)::text, pg_typeof(v)::oid from (select " + expr + ") as x(v)"
-	results, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	// What to_jsonb says must not depend on the session's settings that are tested here.
+	results, err := conn.PgConn().Exec(ctx, `
+		select v, pg_typeof(v)::oid from (select `+expr+`) as x(v);
+		set DateStyle = 'ISO, YMD'; set IntervalStyle = 'postgres'; set extra_float_digits = 1; set bytea_output = 'hex';
+		set TimeZone = 'UTC'; set lc_monetary = 'C';
+		select to_jsonb(v)::text from (select `+expr+`) as x(v);
+		reset all`).ReadAll()
 	if err != nil {
 		return printed{}, err
 	}
 	row := results[0].Rows[0]
-	oid, err := strconv.ParseUint(string(row[2]), 10, 32)
-	return printed{uint32(oid), row[0], row[1]}, err
+	oid, err := strconv.ParseUint(string(row[1]), 10, 32)
+	return printed{uint32(oid), row[0], results[len(results)-2].Rows[0][0]}, err
 }
 
 // printText gives an expression's type and text alone, for values that to_jsonb refuses.

@@ -91,7 +91,7 @@ with recursive need(oid) as (
             union all
            select a.atttypid
              from pg_catalog.pg_attribute a
-            where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+            where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 -- 0 if dropped
            ) part(oid)
      where part.oid <> 0
 )

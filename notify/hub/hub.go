@@ -19,6 +19,10 @@ type Session interface {
 	// hub locked: it must neither block nor call the hub. Calls may come from several goroutines,
 	// may repeat a head, and within one frame heads of several scopes come in any order: keep the newest.
 	Nudge(head change.Position)
+
+	// Own tells the session that its own device's changes up to head are there to be pulled. The device
+	// is not nudged for them as long as it comes for them by itself. Called as Nudge is.
+	Own(head change.Position)
 }
 
 // Hub is the sessions of this node. Its methods may be called from any goroutine.
@@ -111,9 +115,10 @@ func (h *Hub) leave(r *registration, slot int) {
 
 // heads are what a frame says about one scope.
 type heads struct {
-	newest  change.Position // of the scope
-	writer  string          // the origin of the newest change, "" if it did not say
-	foreign change.Position // newest that is not the writer's; zero if all are
+	newest  change.Position            // of the scope
+	writer  string                     // the origin of the newest change, "" if it did not say
+	foreign change.Position            // newest that is not the writer's; zero if all are
+	own     map[string]change.Position // newest of each device that is an origin
 }
 
 // add takes the next change of the scope, in commit order.
@@ -122,6 +127,12 @@ func (p *heads) add(c *change.Change) {
 		p.foreign = p.newest
 	}
 	p.newest, p.writer = c.Pos, c.Origin
+	if c.Origin != "" {
+		if p.own == nil {
+			p.own = make(map[string]change.Position, 1)
+		}
+		p.own[c.Origin] = c.Pos
+	}
 }
 
 // of returns the newest position that the device did not write itself; zero if it wrote all.
@@ -133,7 +144,7 @@ func (p *heads) of(device string) change.Position {
 }
 
 // Deliver nudges the sessions of every scope in the frame with the scope's newest position that is not their
-// own device's writing (A17); who wrote all of it is not nudged. What stands under change.All is for every
+// own device's writing (A17); who wrote all of it is not nudged, only told (Session.Own). What stands under change.All is for every
 // session, its writer included (A15). A frame of heads only may concern anybody, so it is for every session too.
 func (h *Hub) Deliver(f change.Frame) {
 	h.mu.RLock()
@@ -163,6 +174,9 @@ func (h *Hub) Deliver(f change.Frame) {
 		for _, r := range m.list {
 			if head := p.of(r.device); !head.IsZero() {
 				r.session.Nudge(head)
+			}
+			if head, wrote := p.own[r.device]; wrote {
+				r.session.Own(head)
 			}
 		}
 	}

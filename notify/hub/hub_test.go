@@ -21,10 +21,17 @@ type session struct {
 
 	mu    sync.Mutex
 	head  change.Position
+	own   change.Position
 	calls int
 }
 
 func (s *session) Device() string { return s.device }
+
+func (s *session) Own(head change.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.own = head
+}
 
 func (s *session) Nudge(head change.Position) {
 	s.mu.Lock()
@@ -56,6 +63,20 @@ func frame(changes ...[2]string) change.Frame {
 }
 
 var never change.Position
+
+// A device is told of what it wrote itself, apart from its nudges, and of nobody else's.
+func TestDeliverTellsTheWriter(t *testing.T) {
+	h := hub.New()
+	phone, tablet := &session{device: "phone"}, &session{device: "tablet"}
+	h.Register([]change.Scope{"user:7"}, phone)
+	h.Register([]change.Scope{"user:7"}, tablet)
+	h.Deliver(frame([2]string{"user:7", "phone"}, [2]string{"user:7", "phone"}, [2]string{"user:7", ""}, [2]string{"user:8", "phone"}))
+	if phone.own != at(2) || tablet.own != never {
+		t.Errorf("the writer was told %s, the other %s", phone.own, tablet.own)
+	}
+	phone.hears(t, at(3))
+	tablet.hears(t, at(3))
+}
 
 func TestDeliverToTheScopeOnly(t *testing.T) { // I10
 	h := hub.New()
@@ -275,6 +296,8 @@ type counter struct{ device string }
 
 func (c *counter) Device() string        { return c.device }
 func (c *counter) Nudge(change.Position) {}
+
+func (c *counter) Own(change.Position) {}
 
 const benchSessions = 15_000
 

@@ -39,15 +39,23 @@ func (a *API) ack(w http.ResponseWriter, r *http.Request) {
 
 // settle takes back a nudge that waits to be sent to a device that has proven to hold what it is about.
 func (a *API) settle(key deviceKey, pos change.Position) {
-	if pos.IsZero() {
-		return
-	}
-	a.mu.Lock()
-	s := a.byDevice[key]
-	a.mu.Unlock()
-	if s != nil {
+	if s := a.session(key); s != nil && !pos.IsZero() {
 		s.settle(pos)
 	}
+}
+
+// served tells a device's session what it was handed over HTTP.
+func (a *API) served(key deviceKey, pos change.Position) {
+	if s := a.session(key); s != nil && !pos.IsZero() {
+		s.served(pos)
+	}
+}
+
+// session is the device's session here; nil if it has none.
+func (a *API) session(key deviceKey) *session {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.byDevice[key]
 }
 
 // decodeBody reads one JSON value of at most a frame's size.

@@ -77,6 +77,8 @@ type Limits struct {
 	SlowWrite   time.Duration // a frame that took longer closes with 4003; 5 s. Twice that cuts
 	Pull        time.Duration // until a pull is given up as overloaded; 10 s
 	NudgeEvery  time.Duration // between two nudges of a session; 250 ms
+	OwnGrace    time.Duration // for a device to pull what it wrote itself, before it is nudged; 2 s
+	PullWait    time.Duration // a pull waits at most, whatever wait_ms asks for; 5 s
 	Ping        time.Duration // between two pings, and until the pong; 30 s
 	MaxAge      time.Duration // of a session, ± 20 %; 1 h
 	Goaway      time.Duration // at most, from a goaway for age to the close; 10 s
@@ -93,6 +95,8 @@ func (l Limits) withDefaults() Limits {
 	orDuration(&l.SlowWrite, 5*time.Second)
 	orDuration(&l.Pull, 10*time.Second)
 	orDuration(&l.NudgeEvery, 250*time.Millisecond)
+	orDuration(&l.OwnGrace, 2*time.Second)
+	orDuration(&l.PullWait, 5*time.Second)
 	orDuration(&l.Ping, 30*time.Second)
 	orDuration(&l.MaxAge, time.Hour)
 	orDuration(&l.Goaway, 10*time.Second)

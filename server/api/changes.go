@@ -45,6 +45,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 		return "none", string(a.fail(w, r, err).Code)
 	}
 	a.settle(deviceKey{id.User, device}, ans.Acked)
+	a.served(deviceKey{id.User, device}, ans.Upto)
 
 	h := w.Header()
 	h.Set(wire.HeaderCursor, ans.Cursor)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
@@ -199,7 +200,7 @@ func (s *session) pull(f *wire.Pull) (more bool) {
 }
 
 func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
-	if f.Limit < 0 || len(f.Nudge) > maxNudgeID {
+	if f.Limit < 0 || f.WaitMS < 0 || len(f.Nudge) > maxNudgeID {
 		return "none", string(wire.RequestInvalid), s.refuse(&f.ID, wire.NewProblem(wire.RequestInvalid, ""))
 	}
 	req := pull.Request{
@@ -214,6 +215,16 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	ctx, cancel := context.WithTimeout(s.api.base, s.api.limits.Pull)
 	defer cancel()
 	ans, err := s.api.cfg.Engine.Pull(ctx, req)
+	if err == nil && ans.NothingNew && f.WaitMS > 0 {
+		// The reader waits, so the client's other frames wait too: a moment, not a long poll.
+		s.await(ctx, ans.Upto, min(time.Duration(f.WaitMS)*time.Millisecond, s.api.limits.PullWait))
+		ans, err = s.api.cfg.Engine.Pull(ctx, req)
+	}
+	upto := change.Position{}
+	if err == nil {
+		upto = ans.Upto
+	}
+	defer func() { s.answered(upto) }() // once the answer is written
 	if err != nil {
 		p := s.problem(err)
 		return "none", string(p.Code), s.refuse(&f.ID, p)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	mathrand "math/rand/v2"
 	"strconv"
 	"time"
@@ -10,16 +11,88 @@ import (
 )
 
 // Nudge notes that the device's newest head is now head. It does not block: at most it starts a
-// goroutine. Within an epoch a smaller head changes nothing. Epochs are not ordered here: two that
-// counted alike may come in either order (A2), and a nudge too many is harmless (I7).
+// goroutine.
 func (s *session) Nudge(head change.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if head.Epoch == s.head.Epoch && !s.head.Before(head) {
+	if covers(s.head, head) {
 		return
 	}
 	s.head = head
 	s.nudgeDue = true
+	s.ring()
+	s.kick(time.Now())
+}
+
+// Own notes that the device's own changes up to head can be pulled. The pull that follows a write brings
+// them; only if none has after a while is the device nudged (tend), so that it does not stay stale when
+// that pull was too early or never came.
+func (s *session) Own(head change.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.own.IsZero() {
+		s.ownAt = time.Now()
+	}
+	s.own = head
+	s.ring()
+}
+
+// covers reports whether whoever is at p needs not hear of q. Epochs are not ordered here: two that
+// counted alike may come in either order (A2), and a nudge too many is harmless (I7).
+func covers(p, q change.Position) bool { return p.Epoch == q.Epoch && !p.Before(q) }
+
+// ring ends the wait of a pull. mu is held.
+func (s *session) ring() {
+	if s.news != nil {
+		close(s.news)
+		s.news = nil
+	}
+}
+
+// await returns when something past pos is there to be pulled, or after the wait. Until served, nudges are
+// left to the pull that waits.
+func (s *session) await(ctx context.Context, pos change.Position, wait time.Duration) {
+	news := make(chan struct{})
+	s.mu.Lock()
+	s.waiting = true
+	if s.nudgeDue && !covers(pos, s.head) || !s.own.IsZero() && !covers(pos, s.own) {
+		close(news)
+	} else {
+		s.news = news
+	}
+	s.mu.Unlock()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-news:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// served notes that the device was handed everything up to pos, over this socket or at its own request:
+// it needs no nudge for that. If the answer is lost, the session is lost with it, or the device asks again.
+func (s *session) served(pos change.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.servedLocked(pos)
+}
+
+func (s *session) servedLocked(pos change.Position) {
+	if covers(pos, s.own) {
+		s.own = change.Position{}
+	}
+	if covers(pos, s.head) {
+		s.nudgeDue = false
+	}
+}
+
+// answered ends a pull of this socket, which was served up to pos.
+func (s *session) answered(pos change.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.servedLocked(pos)
+	s.waiting, s.news = false, nil
 	s.kick(time.Now())
 }
 
@@ -27,7 +100,7 @@ func (s *session) Nudge(head change.Position) {
 func (s *session) settle(pos change.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if pos.Epoch == s.head.Epoch && !pos.Before(s.head) {
+	if covers(pos, s.head) {
 		s.nudgeDue = false
 	}
 }
@@ -82,7 +155,7 @@ func (s *session) next(now time.Time) func() (more bool) {
 		return func() bool {
 			return s.send(wire.TTokenExpiring, wire.TokenExpiring{T: wire.TTokenExpiring, InS: in})
 		}
-	case !s.nudgeDue:
+	case !s.nudgeDue || s.waiting:
 		return nil
 	}
 	// The first nudge of a burst goes at once, the last one when its time has come: a burst always

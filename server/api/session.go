@@ -64,8 +64,16 @@ type session struct {
 	head     change.Position
 	nudgeDue bool // head is to be written
 	nudgedAt time.Time
-	armed    bool        // timer will wake the session
-	timer    *time.Timer // for the trailing nudge; nil until first needed
+
+	// What the device wrote itself: it comes for that by its own pull, and is nudged if it does not.
+	own   change.Position // newest; zero once it has come round
+	ownAt time.Time       // when the oldest of it was heard of
+
+	waiting bool          // a pull waits for something new, or is about to be answered
+	news    chan struct{} // closed when it comes; nil: it came, or none waits
+
+	armed bool        // timer will wake the session
+	timer *time.Timer // for the trailing nudge; nil until first needed
 }
 
 // ending is how a session ends: a close code and its reason.

@@ -336,7 +336,11 @@ func TestReplaced(t *testing.T) {
 
 // What is committed between registering and comparing nudges behind ready, not before it.
 func TestNudgeBeforeReady(t *testing.T) {
-	w := tcp(t)
+	synctest.Test(t, testNudgeBeforeReady)
+}
+
+func testNudgeBeforeReady(t *testing.T) {
+	w := piped(t)
 	compared := false
 	w.engine.compare = func(context.Context, string, string) (pull.Comparison, error) {
 		compared = true
@@ -346,6 +350,7 @@ func TestNudgeBeforeReady(t *testing.T) {
 			{Pos: position(13), Scope: change.User("7"), Origin: "phone"}, // its own
 			{Pos: position(14), Scope: change.User("8")},
 		}})
+		synctest.Wait() // whatever wants to be written now is at it
 		return pull.Comparison{Head: "10", Behind: true}, nil
 	}
 	d := w.join("phone", "10")

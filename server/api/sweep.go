@@ -5,6 +5,7 @@ import (
 	mathrand "math/rand/v2"
 	"time"
 
+	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -91,6 +92,10 @@ func (s *session) tend(now time.Time) {
 	case !s.closeAt.IsZero() && !now.Before(s.closeAt):
 		s.shutLocked(wire.CloseDrain, "max_age")
 		return
+	}
+	if !s.own.IsZero() && now.Sub(s.ownAt) >= l.OwnGrace && !covers(s.head, s.own) {
+		s.head, s.nudgeDue = s.own, true
+		s.own = change.Position{}
 	}
 	if now.Sub(s.cursorAt) >= l.QuietCursor && s.cursor != "" {
 		s.cursorAt = now

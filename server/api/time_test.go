@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/nudgesync/nudge/server/api"
+	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -65,6 +66,7 @@ func TestNudgesAreCoalesced(t *testing.T) {
 		if got := fmt.Sprint(heard); got != want {
 			t.Errorf("heard %s, want %s", got, want)
 		}
+		synctest.Wait()
 		if got := w.count("nudge_nudges_total"); got != 5 {
 			t.Errorf("counted %v", got)
 		}
@@ -408,6 +410,54 @@ func TestSessionAtRest(t *testing.T) {
 		}
 		if got := strings.Count(stacks, "net/http.(*conn).serve("); got != 0 {
 			t.Errorf("net/http still serves %d connections", got)
+		}
+	})
+}
+
+// Between two sweeps an expired token pulls nothing either.
+func TestExpiredTokenPullsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(500 * time.Millisecond) // sweeps fall on half seconds, exp on whole ones
+		w := piped(t, noPings)
+		d := w.dial()
+		token := w.tokenFor(4500 * time.Millisecond)
+		d.say(wire.Hello{T: wire.THello, V: 1, Token: token, Device: "phone"})
+		hear[wire.Ready](d, wire.TReady)
+		hear[wire.TokenExpiring](d, wire.TTokenExpiring)
+		_, err := w.verifier.Verify(context.Background(), token)
+		for ; err == nil; _, err = w.verifier.Verify(context.Background(), token) {
+			time.Sleep(100 * time.Millisecond)
+		}
+		d.say(wire.Pull{T: wire.TPull})
+		d.wantClose(wire.CloseTokenExpired, "token_expired")
+		if n := len(w.engine.pulls); n != 0 {
+			t.Errorf("%d pulls", n)
+		}
+	})
+}
+
+// A pull under way does not hold up the end.
+func TestRunEndsPulls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t)
+		w.engine.pull = func(ctx context.Context, _ pull.Request) (*pull.Answer, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		d := w.join("phone", "10")
+		d.say(wire.Pull{T: wire.TPull})
+		synctest.Wait()
+		began := time.Now()
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); w.stop() }()
+		for {
+			if _, _, err := d.conn.Read(context.Background()); err != nil {
+				break
+			}
+		}
+		<-stopped
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("took %v", took)
 		}
 	})
 }

@@ -110,15 +110,16 @@ func (e *engine) lastPull() pull.Request {
 
 // world is an API that runs, and what it stands on.
 type world struct {
-	t       *testing.T
-	api     *api.API
-	engine  *engine
-	hub     *hub.Hub
-	metrics *prometheus.Registry
-	client  *http.Client
-	url     string // of the public listener
-	key     auth.Key
-	stop    func() // ends Run and waits for it
+	t        *testing.T
+	api      *api.API
+	engine   *engine
+	hub      *hub.Hub
+	metrics  *prometheus.Registry
+	client   *http.Client
+	url      string // of the public listener
+	key      auth.Key
+	verifier *auth.Verifier
+	stop     func() // ends Run and waits for it
 }
 
 // tcp starts a world on the loopback interface.
@@ -149,7 +150,7 @@ func start(t *testing.T, ln net.Listener, dial func(context.Context, string, str
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, engine: &engine{head: 10}, hub: hub.New(), key: key,
+		t: t, engine: &engine{head: 10}, hub: hub.New(), key: key, verifier: verifier,
 		metrics: prometheus.NewRegistry(), url: "http://" + ln.Addr().String(),
 	}
 	m, err := api.NewMetrics(w.metrics)

@@ -298,16 +298,25 @@ func TestClientWaitsWhenTheServerIsBusy(t *testing.T) {
 	d.serve(nil, "c1", false)
 }
 
-// The pull after an own write can come before the log has it.
-func TestClientPullsUntilItsWriteComesRound(t *testing.T) {
+// The pull after an own write can come before the log has it, so it asks the server to wait.
+func TestClientAsksToWaitForItsOwnWrite(t *testing.T) {
 	d := newDevice(t)
 	d.accept()
 	d.ready(true)
-	d.serve(nil, "c1", false)
-	browsertest.Eval[bool](d.page, `(window.came = null, client.wrote(() => rows.size === 1).then((v) => { came = v; }), true)`)
-	d.serve("c1", "c2", false)
-	d.serve("c2", "c3", false, "1")
-	d.page.Wait(`came === true`)
+	if pull := d.expect("pull"); pull["wait_ms"] != nil {
+		t.Errorf("the first pull waits: %v", pull)
+	}
+	// The write is accepted while a pull is out: another one follows, and that one waits.
+	browsertest.Eval[bool](d.page, `(window.came = null, client.wrote().then(() => { came = rows.size; }), true)`)
+	d.send(frame{"t": "changes", "id": 1, "cursor": "c1", "has_more": false, "changes": []frame{}})
+	d.expect("ack")
+	if pull := d.expect("pull"); pull["wait_ms"] != 2000.0 {
+		t.Errorf("the pull after a write: %v", pull)
+	}
+	row := frame{"op": "upsert", "scope": "u", "table": "t", "key": frame{"id": "1"}, "row": frame{"id": "1"}}
+	d.send(frame{"t": "changes", "id": 2, "cursor": "c2", "has_more": false, "changes": []frame{row}})
+	d.expect("ack")
+	d.page.Wait(`came === 1`)
 	d.quiet()
 }
 

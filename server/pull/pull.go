@@ -30,7 +30,7 @@ type Answer struct {
 	PollAfterS   *int
 	LastMutation *int64
 	// Acked is the position that Since proves to be saved on the device; zero if it proves none.
-	Acked  change.Position
+	Acked change.Position
 	// Upto is the commit boundary up to which the device holds everything once it has applied the page;
 	// zero while HasMore.
 	Upto   change.Position

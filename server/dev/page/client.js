@@ -9,9 +9,9 @@ const SUBPROTOCOL = "nudge.v1";
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_MAX_MS = 30_000;
 
-// An own write is not nudged, and the pull right after it can come before the log has the write. So
-// that pull repeats at these pauses until the write came round.
-const OWN_WRITE_PAUSES_MS = [0, 25, 50, 100, 200, 400, 800, 1600];
+// A write is accepted before its change has come round, and its writer is not nudged for it. So the
+// pull after a write asks the server to wait, this long at most, if it finds nothing new.
+const OWN_WRITE_WAIT_MS = 2000;
 
 /**
  * One device.
@@ -84,20 +84,9 @@ export class Client extends EventTarget {
     this.#pull("foreground");
   }
 
-  /**
-   * The app's own write was accepted: pulls it. Resolves when cameRound says that the rows contain it.
-   * @param {() => boolean} cameRound
-   * @returns {Promise<boolean>} false when it has not come round in time: a later pull will bring it
-   */
-  async wrote(cameRound) {
-    for (const pause of OWN_WRITE_PAUSES_MS) {
-      await new Promise((resolve) => setTimeout(resolve, pause));
-      if (!this.#ready) return false; // the connect that follows pulls
-      if (cameRound()) return true;
-      await this.#pulled("own write");
-      if (cameRound()) return true;
-    }
-    return false;
+  /** The app's own write was accepted: pulls it. Resolves when the pull has ended. */
+  async wrote() {
+    if (this.#ready) await this.#pulled("own write", OWN_WRITE_WAIT_MS); // else the connect that follows pulls
   }
 
   /** Forgets the rows and pulls everything anew, like an app that was installed again. */
@@ -234,20 +223,20 @@ export class Client extends EventTarget {
     }, Math.random() * ms);
   }
 
-  #pull(why, nudge) {
+  #pull(why, nudge, wait) {
     if (!this.#ready) return; // the connect that follows pulls
     if (this.#loop) {
-      this.#next ??= { why, nudge };
+      this.#next = { why, nudge, ...this.#next, wait: wait ?? this.#next?.wait };
       return;
     }
-    this.#loop = { why, nudge, pages: 0, changes: [], bytes: 0 };
+    this.#loop = { why, nudge, wait, pages: 0, changes: [], bytes: 0 };
     this.#ask();
   }
 
   #ask() {
-    const { nudge } = this.#loop;
+    const { nudge, wait } = this.#loop;
     this.#loop.id = ++this.#lastId;
-    this.#send({ t: "pull", id: this.#loop.id, cursor: this.#rows.cursor, nudge });
+    this.#send({ t: "pull", id: this.#loop.id, cursor: this.#rows.cursor, nudge, wait_ms: wait });
   }
 
   #page(page, text) {
@@ -267,12 +256,12 @@ export class Client extends EventTarget {
     this.dispatchEvent(new Event("settled"));
     const next = this.#next;
     this.#next = null;
-    if (next) this.#pull(next.why, next.nudge);
+    if (next) this.#pull(next.why, next.nudge, next.wait);
   }
 
   // Pulls, and resolves when no loop is under way any more.
-  async #pulled(why) {
-    this.#pull(why);
+  async #pulled(why, wait) {
+    this.#pull(why, undefined, wait);
     while (this.#loop) {
       await new Promise((resolve) => this.addEventListener("settled", resolve, { once: true }));
     }

@@ -120,8 +120,9 @@ export class Device {
     try {
       const written = await send();
       const since = Date.parse(written.updated_at);
-      const came = await this.#client.wrote(() => this.#rows.whole &&
-        this.#rows.of(table).some((row) => row.id === written.id && Date.parse(row.updated_at) >= since));
+      await this.#client.wrote();
+      const came = this.#rows.whole &&
+        this.#rows.of(table).some((row) => row.id === written.id && Date.parse(row.updated_at) >= since);
       await painted();
       const nudged = this.#seen.nudges !== nudges;
       const facts = own.bytes ? [size(own.bytes)] : [];
