@@ -57,11 +57,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if f, ok := errors.AsType[*failure](err); ok {
 		if !errors.Is(f, errVerdict) {
-			fmt.Fprintln(stderr, "clientsim:", f)
+			_, _ = fmt.Fprintln(stderr, "clientsim:", f)
 		}
 		return exitWrong
 	}
-	fmt.Fprintf(stderr, "clientsim: %v\nSee clientsim run --help.\n", err)
+	_, _ = fmt.Fprintf(stderr, "clientsim: %v\nSee clientsim run --help.\n", err)
 	return exitUsage
 }
 

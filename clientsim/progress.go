@@ -42,9 +42,9 @@ func (s *simulation) watch(ctx context.Context, out io.Writer, wg *sync.WaitGrou
 		for {
 			select {
 			case <-tick.C:
-				fmt.Fprint(out, before, s.line(*scr.phase.Load()), after)
+				_, _ = fmt.Fprint(out, before, s.line(*scr.phase.Load()), after)
 			case <-ctx.Done():
-				fmt.Fprint(out, before)
+				_, _ = fmt.Fprint(out, before)
 				return
 			}
 		}

@@ -7,9 +7,9 @@ package main
 
 import (
 	"context"
-	"hash/fnv"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,17 +32,28 @@ func planted() string { return os.Getenv("NUDGE_PLANT") }
 
 func plantHub(h *hub.Hub) api.Hub {
 	if planted() == dropNudges {
-		return deafHub{h}
+		return &deafHub{hub: h, deaf: map[string]bool{}}
 	}
 	return h
 }
 
-type deafHub struct{ hub *hub.Hub }
+// deafHub leaves every 50th device unregistered, for good.
+type deafHub struct {
+	hub *hub.Hub
 
-func (d deafHub) Register(scopes []change.Scope, s hub.Session) func() {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(s.Device()))
-	if h.Sum32()%50 == 0 {
+	mu   sync.Mutex
+	deaf map[string]bool
+}
+
+func (d *deafHub) Register(scopes []change.Scope, s hub.Session) func() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	deaf, known := d.deaf[s.Device()]
+	if !known {
+		deaf = len(d.deaf)%50 == 0
+		d.deaf[s.Device()] = deaf
+	}
+	if deaf {
 		return func() {}
 	}
 	return d.hub.Register(scopes, s)
@@ -53,12 +64,18 @@ func plantBus(b bus.Bus) bus.Bus {
 	case "", dropNudges:
 		return b
 	}
-	return &badBus{Bus: b}
+	after, err := strconv.Atoi(os.Getenv("NUDGE_PLANT_AFTER"))
+	if err != nil {
+		panic("NUDGE_PLANT_AFTER: " + err.Error())
+	}
+	return &badBus{Bus: b, after: after}
 }
 
-// badBus spoils the first frame that its bug fits, after some have passed unharmed.
+// badBus spoils the first frame that its bug fits, once NUDGE_PLANT_AFTER changes have passed unharmed.
 type badBus struct {
 	bus.Bus
+
+	after int
 
 	mu    sync.Mutex
 	seen  int
@@ -70,7 +87,7 @@ func (b *badBus) Publish(ctx context.Context, f change.Frame) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seen += len(f.Changes)
-	if !b.done && b.seen > 300 {
+	if !b.done && b.seen > b.after {
 		frames := b.spoil(f)
 		for i, g := range frames {
 			if i > 0 {

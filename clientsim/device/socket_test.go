@@ -136,9 +136,10 @@ func TestBackoff(t *testing.T) {
 		}
 		w.fire <- time.Time{}
 	}
-	w := r.waited()
+	_ = r.waited()
 	r.dev.Wake() // the network is back: now, and from the start
-	if w = r.waited(); w.d != 50*time.Millisecond {
+	w := r.waited()
+	if w.d != 50*time.Millisecond {
 		t.Errorf("after the network's return: %v, want 50ms", w.d)
 	}
 	w.fire <- time.Time{}
@@ -194,8 +195,8 @@ func TestGoaway(t *testing.T) {
 	p.send(wire.Goaway{T: wire.TGoaway, AfterMS: 400})
 	w = r.waited()
 	p.close(wire.CloseDrain)
-	take(t, "loss", r.lost)
-	take(t, "loss", r.lost)
+	_ = take(t, "loss", r.lost)
+	_ = take(t, "loss", r.lost)
 	w.fire <- time.Time{}
 	take(t, "socket", r.sockets).ready("2", false)
 }

@@ -34,11 +34,13 @@ var table = map[string][]string{
 
 	"server/wire":   {},
 	"server/auth":   {"server/wire"},
-	"server/config": {},
+	"server/config": {"server/auth"},
 	"server/pull":   {"changefeed/change", "changefeed/changelog", "changefeed/route", "changefeed/snapshot", "changefeed/tail", "changefeed/value", "server/wire"},
 	"server/api":    {"changefeed/change", "notify/hub", "server/auth", "server/pull", "server/wire"},
 	"server/attach": {"changefeed/route", "migrations"},
 	"server/dev":    {"server/auth", "server/wire"},
+
+	"server/dev/browsertest": {},
 
 	"clientsim":        {"clientsim/device", "clientsim/oracle", "server/wire"},
 	"clientsim/device": {"server/wire"},

@@ -35,7 +35,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %d %s", c.path, res.StatusCode, body)
 		}
 		admin := httptest.NewRecorder()
-		r := httptest.NewRequest("GET", c.path, nil)
+		r := httptest.NewRequestWithContext(t.Context(), "GET", c.path, nil)
 		r.Host = "127.0.0.1:8081"
 		w.api.Admin().ServeHTTP(admin, r)
 		if admin.Code != c.status || strings.TrimSpace(admin.Body.String()) != c.body {
@@ -54,7 +54,7 @@ func TestAdmin(t *testing.T) {
 	})
 	admin := w.api.Admin()
 	ask := func(method, path, host string, headers ...string) (*http.Response, string) {
-		r := httptest.NewRequest(method, path, nil)
+		r := httptest.NewRequestWithContext(t.Context(), method, path, nil)
 		r.Host = host
 		for i := 0; i < len(headers); i += 2 {
 			r.Header.Set(headers[i], headers[i+1])

@@ -97,7 +97,7 @@ func TestRefusedRequests(t *testing.T) {
 		{"another device's token", "/v1/changes", []string{"Authorization", "Bearer " + w.token("did", "tablet")}, 403, wire.DeviceMismatch},
 		{"malformed cursor", "/v1/changes?since=x", nil, 400, wire.CursorMalformed},
 		{"foreign cursor", "/v1/changes?since=foreign", nil, 409, wire.CursorForeign},
-		{"unknown parameter", "/v1/changes?sinse=1", nil, 400, wire.RequestInvalid},
+		{"unknown parameter", "/v1/changes?since_=1", nil, 400, wire.RequestInvalid},
 		{"parameter twice", "/v1/changes?since=1&since=2", nil, 400, wire.RequestInvalid},
 		{"wait", "/v1/changes?wait=30", nil, 400, wire.RequestInvalid},
 		{"limit zero", "/v1/changes?limit=0", nil, 400, wire.RequestInvalid},

@@ -34,6 +34,9 @@
 //   - A device whose cursor is up to date gets a fresh one in a cursor frame behind ready, and again
 //     once per quiet hour; it takes the place of the one it holds.
 //   - pull frames are served one after the other, in order. A refused one gets error{id, code}.
+//     One with wait_ms (at most 5 s are served) is answered by the first thing that comes, in place
+//     of a nudge; frames behind it wait too.
+//   - A device is not nudged for its own change, unless it has not pulled it within 2 s.
 //   - token: another user or device, or a bad token 4501; expired 4001; revoked 4502; not verifiable
 //     now error{token_unverifiable}, and the session goes on until the old token's end.
 //   - A frame with unknown type, or that is not the JSON it should be: error{request_invalid}.

@@ -36,7 +36,7 @@ func (a *API) readyz(w http.ResponseWriter, _ *http.Request) {
 
 // reasons takes joined errors apart.
 func reasons(err error) []string {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // only the outermost join is a list of parts
+	joined, ok := err.(interface{ Unwrap() []error }) // only the outermost join is a list of parts
 	if !ok {
 		return []string{err.Error()}
 	}

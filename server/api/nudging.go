@@ -30,6 +30,9 @@ func (s *session) Nudge(head change.Position) {
 func (s *session) Own(head change.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if covers(s.held, head) { // its pull was quicker than the hub
+		return
+	}
 	if s.own.IsZero() {
 		s.ownAt = time.Now()
 	}
@@ -79,6 +82,9 @@ func (s *session) served(pos change.Position) {
 }
 
 func (s *session) servedLocked(pos change.Position) {
+	if !pos.IsZero() && !covers(s.held, pos) {
+		s.held = pos
+	}
 	if covers(pos, s.own) {
 		s.own = change.Position{}
 	}

@@ -67,6 +67,7 @@ type session struct {
 
 	// What the device wrote itself: it comes for that by its own pull, and is nudged if it does not.
 	own   change.Position // newest; zero once it has come round
+	held  change.Position // what it was handed; its own change may be there before we hear of it
 	ownAt time.Time       // when the oldest of it was heard of
 
 	waiting bool          // a pull waits for something new, or is about to be answered

@@ -93,8 +93,10 @@ func (s *session) tend(now time.Time) {
 		s.shutLocked(wire.CloseDrain, "max_age")
 		return
 	}
-	if !s.own.IsZero() && now.Sub(s.ownAt) >= l.OwnGrace && !covers(s.head, s.own) {
-		s.head, s.nudgeDue = s.own, true
+	if !s.own.IsZero() && now.Sub(s.ownAt) >= l.OwnGrace {
+		if !covers(s.head, s.own) { // else a nudge went past it
+			s.head, s.nudgeDue = s.own, true
+		}
 		s.own = change.Position{}
 	}
 	if now.Sub(s.cursorAt) >= l.QuietCursor && s.cursor != "" {

@@ -64,7 +64,7 @@ func (e *engine) Pull(ctx context.Context, r pull.Request) (*pull.Answer, error)
 	if err != nil {
 		return nil, err
 	}
-	a := &pull.Answer{Cursor: strconv.Itoa(head), NothingNew: n >= head, Source: "tail"}
+	a := &pull.Answer{Cursor: strconv.Itoa(head), NothingNew: n >= head, Source: "tail", Upto: position(head)}
 	if n > 0 {
 		a.Acked = position(n)
 	}
@@ -125,7 +125,7 @@ type world struct {
 // tcp starts a world on the loopback interface.
 func tcp(t *testing.T, change ...func(*api.Config)) *world {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +216,7 @@ func (w *world) tokenFor(d time.Duration, claims ...string) string {
 // ask makes a request as user 7's phone; headers come in pairs, an empty value removes one.
 func (w *world) ask(method, path, body string, headers ...string) (*http.Response, string) {
 	w.t.Helper()
-	r, err := http.NewRequest(method, w.url+path, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(context.Background(), method, w.url+path, strings.NewReader(body))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func (w *world) ask(method, path, body string, headers ...string) (*http.Respons
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
 		w.t.Fatal(err)
@@ -383,43 +383,3 @@ func (d *device) wantClose(code int, reason string) {
 func (w *world) nudge(n int) {
 	w.hub.Announce([]change.Scope{change.User("7")}, position(n))
 }
-
-// pipes is a listener of net.Pipe connections.
-type pipes struct {
-	conns  chan net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case p.conns <- theirs:
-		return ours, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
-	return nil
-}
-
-func (p *pipes) Addr() net.Addr { return pipeAddr{} }
-
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "nudge.test" }
