@@ -34,6 +34,7 @@ create table nudge.feed (
     epoch          bigint      not null,
     position       bigint      not null,   -- (position, 0): every commit below it is in the log
     horizon        bigint      not null,   -- (horizon, 0): changes at or before it may be gone
+    segment        integer     not null,   -- that appends go to; it changes under this row's lock alone
     system_id      text        not null,
     timeline       integer     not null,
     database       text        not null,

@@ -91,7 +91,7 @@ func (b *badBus) Publish(ctx context.Context, f change.Frame) error {
 		frames := b.spoil(f)
 		for i, g := range frames {
 			if i > 0 {
-				time.Sleep(300 * time.Millisecond) // a device pulls in between
+				time.Sleep(time.Second) // devices pull in between
 			}
 			if err := b.Bus.Publish(ctx, g); err != nil {
 				return err

@@ -173,6 +173,54 @@ func TestRetentionMovesTheHorizon(t *testing.T) {
 	}
 }
 
+// A segment that is opened by somebody else while an append waits for the feed's row: the append must not
+// go to the old one, which may be dropped as soon as it is no longer the newest.
+func TestAppendDuringRollKeepsItsChanges(t *testing.T) {
+	for _, n := range []int{1, 300} {
+		l, pool := open(t)
+		w, e := begin(t, l)
+		appendTo(t, w, 115, changes(e, 110, "user:7", 1)...)
+
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var segment int
+		if err := tx.QueryRow(t.Context(), `update nudge.feed set segment = segment + 1 returning segment`).Scan(&segment); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), `select nudge.segment_open($1, $2, 115)`, segment, int64(e)); err != nil {
+			t.Fatal(err)
+		}
+		appended := make(chan error, 1)
+		go func() {
+			appended <- w.Append(context.WithoutCancel(t.Context()), changelog.Batch{Next: 125, Changes: changes(e, 120, "user:7", n)})
+		}()
+		for waiting := 0; waiting == 0; {
+			if err := pool.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-appended; err != nil { // no place was found for them: nothing moved, the feed tries again
+			w, err = l.Writer(t.Context(), "test", time.Hour)
+			if err != nil || w.State().Position != 115 {
+				t.Fatalf("position %v, %v", w.State().Position, err)
+			}
+			appendTo(t, w, 125, changes(e, 120, "user:7", n)...)
+		}
+		if dropped, err := l.Retain(t.Context(), time.Now().Add(time.Hour)); dropped != 1 || err != nil {
+			t.Fatalf("dropped %d, %v", dropped, err)
+		}
+		p, err := l.Read(t.Context(), []change.Scope{"user:7"}, change.Position{Epoch: e, LSN: 115}, 1000, 1<<20)
+		if err != nil || len(p.Changes) != n {
+			t.Errorf("%d of %d changes are left, %v", len(p.Changes), n, err)
+		}
+	}
+}
+
 func TestNewestIsNearTheEnd(t *testing.T) {
 	l, _ := open(t)
 	w, e := begin(t, l)

@@ -54,9 +54,9 @@ func (w *Writer) NewEpoch(ctx context.Context, next State) error {
 			return err
 		}
 		tag, err := tx.Exec(ctx, `
-insert into nudge.feed as f (slot, epoch, position, horizon, system_id, timeline, database, config_hash,
+insert into nudge.feed as f (slot, epoch, position, horizon, segment, system_id, timeline, database, config_hash,
        config, relations, snapshot_fence, leader, epoch_reason)
-values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+values ($1, $2, $3, $3, 0, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 on conflict (slot) do update
    set (epoch, position, horizon, system_id, timeline, database, config_hash, config, relations,
         snapshot_fence, leader, epoch_reason, epoch_at, moved_at)
@@ -73,7 +73,7 @@ on conflict (slot) do update
 		if tag.RowsAffected() == 0 {
 			return ErrFenced
 		}
-		return openSegment(ctx, tx, next)
+		return openSegment(ctx, tx, w.log.slot, next)
 	})
 	if err != nil {
 		return fmt.Errorf("begin epoch: %w", err)
@@ -83,11 +83,17 @@ on conflict (slot) do update
 	return w.readSegment(ctx)
 }
 
-// openSegment starts the segment after the newest one, at the state's position.
-func openSegment(ctx context.Context, tx pgx.Tx, s State) error {
-	_, err := tx.Exec(ctx, `
-select nudge.segment_open(coalesce((select max(segment) from nudge.segments), 0) + 1, $1, $2)`,
-		int64(s.Epoch), int64(s.Position))
+// openSegment starts the segment after the newest one, at the state's position. The caller holds the lock
+// of the feed's row: an append that waits for it meanwhile goes to the new segment, or fails.
+func openSegment(ctx context.Context, tx pgx.Tx, slot string, s State) error {
+	var n int32
+	err := tx.QueryRow(ctx, `
+update nudge.feed set segment = coalesce((select max(segment) from nudge.segments), 0) + 1
+ where slot = $1 returning segment`, slot).Scan(&n)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `select nudge.segment_open($1, $2, $3)`, n, int64(s.Epoch), int64(s.Position))
 	return err
 }
 
@@ -120,7 +126,7 @@ select 1 from nudge.feed where slot = $1 and epoch = $2 and position = $3 for up
 	if tag.RowsAffected() == 0 {
 		return ErrFenced
 	}
-	return openSegment(ctx, tx, s)
+	return openSegment(ctx, tx, slot, s)
 }
 
 // Batch is what one append makes durable: whole transactions in commit order, and the position behind
@@ -187,10 +193,10 @@ func (w *Writer) appendSmall(ctx context.Context, b Batch) error {
 	err := w.log.pool.QueryRow(ctx, `
 with fence as (
   update nudge.feed set position = $4, leader = $5, moved_at = now()
-   where slot = $1 and epoch = $2 and position = $3 returning 1),
+   where slot = $1 and epoch = $2 and position = $3 returning segment),
 rows as (
   insert into nudge.changes (segment, lsn, seq, scope, tbl, op, key, row, origin, reason, committed_at)
-  select (select max(segment) from nudge.segments), x.lsn, x.seq, x.scope, x.tbl, x.op::"char", x.key, x.row, x.origin, x.reason, x.at
+  select fence.segment, x.lsn, x.seq, x.scope, x.tbl, x.op::"char", x.key, x.row, x.origin, x.reason, x.at
     from fence, unnest($6::bigint[], $7::int[], $8::text[], $9::text[], $10::text[], $11::text[],
                        $12::text[], $13::text[], $14::text[], $15::bigint[])
          as x(lsn, seq, scope, tbl, op, key, row, origin, reason, at))
@@ -217,7 +223,7 @@ func (w *Writer) appendLarge(ctx context.Context, b Batch, next State) error {
 update nudge.feed
    set position = $4, leader = $5, moved_at = now(), config_hash = $6, config = $7, relations = $8, snapshot_fence = $9
  where slot = $1 and epoch = $2 and position = $3
-returning (select max(segment) from nudge.segments)`,
+returning segment`,
 			w.log.slot, int64(w.state.Epoch), int64(w.state.Position), int64(b.Next), w.name,
 			int64(next.ConfigHash), next.Config, relations, int64(next.SnapshotFence)).Scan(&segment)
 		if errors.Is(err, pgx.ErrNoRows) {
