@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,10 +21,11 @@ type expected struct {
 	version  time.Time // the row's updated_at; a device that shows a later one shows this write too
 	deleted  bool
 	intended time.Time // when the write was meant to be sent
+	own      bool      // the device's own write: waited for, not measured
 }
 
-// tracker knows what one device has yet to show of other devices' writes, and whether a nudge can
-// have any cause but its own. Safe for concurrent use.
+// tracker knows which writes one device has yet to show, and whether a nudge can have any cause but the
+// device's own. Safe for concurrent use.
 type tracker struct {
 	mu      sync.Mutex
 	online  bool
@@ -32,12 +34,16 @@ type tracker struct {
 	own     bool // so did this one
 }
 
-// expect notes a write of another device, before it commits. It is not measured for a device that
-// is away: its delay would be the absence.
+// expect notes a write before it commits. It is not measured for a device that is away: its delay would
+// be the absence.
 func (t *tracker) expect(e expected) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.foreign = true
+	if e.own {
+		t.own = true
+	} else {
+		t.foreign = true
+	}
 	if !t.online {
 		return
 	}
@@ -68,13 +74,6 @@ func (t *tracker) withdraw(e expected) {
 	}
 }
 
-// wrote notes a write of the device itself.
-func (t *tracker) wrote() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.own = true
-}
-
 // connected and left bound what is measured.
 func (t *tracker) connected() {
 	t.mu.Lock()
@@ -93,8 +92,10 @@ func (t *tracker) left() {
 func (t *tracker) nudged() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.pending) > 0 {
-		return false
+	for _, list := range t.pending {
+		if slices.ContainsFunc(list, func(e expected) bool { return !e.own }) {
+			return false
+		}
 	}
 	only := t.own && !t.foreign
 	t.foreign, t.own = false, false
@@ -108,7 +109,7 @@ func (t *tracker) waiting() int {
 	return len(t.pending)
 }
 
-// shown strikes out what the rows show, and reports the intended times of those writes.
+// shown strikes out what the rows show, and reports the intended times of those writes that others made.
 func (t *tracker) shown(rows []device.Row) []time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,12 +130,17 @@ func (t *tracker) shown(rows []device.Row) []time.Time {
 		versions[id] = v.UpdatedAt
 	}
 	var done []time.Time
+	strike := func(e expected) {
+		if !e.own {
+			done = append(done, e.intended)
+		}
+	}
 	for id, list := range t.pending {
 		version, held := versions[id]
 		var rest []expected
 		for _, e := range list {
 			if e.deleted && !held || !e.deleted && held && !version.Before(e.version) {
-				done = append(done, e.intended)
+				strike(e)
 			} else {
 				rest = append(rest, e)
 			}
@@ -142,7 +148,7 @@ func (t *tracker) shown(rows []device.Row) []time.Time {
 		switch {
 		case !held && len(rest) < len(list), len(rest) == 0: // deleted: nothing older can come
 			for _, e := range rest {
-				done = append(done, e.intended)
+				strike(e)
 			}
 			delete(t.pending, id)
 		default:

@@ -75,12 +75,11 @@ func (s *simulation) commit(ctx context.Context, rng *rand.Rand, intended time.T
 		return
 	}
 	s.stats.commits.Add(1)
-	origin.tracker.wrote()
 	origin.pull() // the client's rule: after an own write was accepted
 }
 
-// attempt runs the write in a transaction that names its origin. The other devices' trackers hear of
-// it before the commit: a device can show it before this function returns.
+// attempt runs the write in a transaction that names its origin. The devices' trackers hear of it
+// before the commit: a device can show it before this function returns.
 func (s *simulation) attempt(ctx context.Context, p *person, origin *member, w write, intended time.Time) error {
 	tx, err := s.pool.Begin(ctx)
 	if err != nil {
@@ -112,13 +111,13 @@ func (s *simulation) attempt(ctx context.Context, p *person, origin *member, w w
 	e.row = row{table: w.table, key: idKey(id)}
 	if wrote {
 		for _, m := range p.members {
-			if m != origin {
-				m.tracker.expect(e)
-			}
+			e.own = m == origin
+			m.tracker.expect(e)
 		}
 	}
 	if err := tx.Commit(ctx); err != nil {
 		for _, m := range p.members {
+			e.own = m == origin
 			m.tracker.withdraw(e)
 		}
 		return err

@@ -214,10 +214,14 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	defer s.serving.Unlock()
 	ctx, cancel := context.WithTimeout(s.api.base, s.api.limits.Pull)
 	defer cancel()
+	wait := min(time.Duration(f.WaitMS)*time.Millisecond, s.api.limits.PullWait)
+	if wait > 0 {
+		s.expect(wait)
+	}
 	ans, err := s.api.cfg.Engine.Pull(ctx, req)
-	if err == nil && ans.NothingNew && f.WaitMS > 0 {
+	if err == nil && ans.NothingNew && wait > 0 {
 		// The reader waits, so the client's other frames wait too: a moment, not a long poll.
-		s.await(ctx, ans.Upto, min(time.Duration(f.WaitMS)*time.Millisecond, s.api.limits.PullWait))
+		s.await(ctx, ans.Upto, wait)
 		ans, err = s.api.cfg.Engine.Pull(ctx, req)
 	}
 	upto := change.Position{}

@@ -30,14 +30,20 @@ func (s *session) Nudge(head change.Position) {
 func (s *session) Own(head change.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if covers(s.held, head) { // its pull was quicker than the hub
-		return
+	now := time.Now()
+	switch {
+	case covers(s.held, head): // its pull was quicker than the hub
+		s.expects = time.Time{}
+	case now.Before(s.expects) && !s.waiting: // its pull came back without it
+		s.miss(head)
+		s.kick(now)
+	default:
+		if s.own.IsZero() {
+			s.ownAt = now
+		}
+		s.own = head
+		s.ring()
 	}
-	if s.own.IsZero() {
-		s.ownAt = time.Now()
-	}
-	s.own = head
-	s.ring()
 }
 
 // covers reports whether whoever is at p needs not hear of q. Epochs are not ordered here: two that
@@ -52,12 +58,19 @@ func (s *session) ring() {
 	}
 }
 
-// await returns when something past pos is there to be pulled, or after the wait. Until served, nudges are
-// left to the pull that waits.
+// expect notes, before a pull with wait_ms is answered, that the device expects its own write: until it is
+// answered, nudges are left to that pull.
+func (s *session) expect(wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = true
+	s.expects = time.Now().Add(wait)
+}
+
+// await returns when something past pos is there to be pulled, or after the wait.
 func (s *session) await(ctx context.Context, pos change.Position, wait time.Duration) {
 	news := make(chan struct{})
 	s.mu.Lock()
-	s.waiting = true
 	if s.nudgeDue && !covers(pos, s.head) || !s.own.IsZero() && !covers(pos, s.own) {
 		close(news)
 	} else {
@@ -86,7 +99,7 @@ func (s *session) servedLocked(pos change.Position) {
 		s.held = pos
 	}
 	if covers(pos, s.own) {
-		s.own = change.Position{}
+		s.own, s.expects = change.Position{}, time.Time{}
 	}
 	if covers(pos, s.head) {
 		s.nudgeDue = false
@@ -99,7 +112,19 @@ func (s *session) answered(pos change.Position) {
 	defer s.mu.Unlock()
 	s.servedLocked(pos)
 	s.waiting, s.news = false, nil
-	s.kick(time.Now())
+	now := time.Now()
+	if !s.own.IsZero() && now.Before(s.expects) {
+		s.miss(s.own)
+	}
+	s.kick(now)
+}
+
+// miss has the device nudged for what it wrote itself: no pull of its own will bring that. mu is held.
+func (s *session) miss(own change.Position) {
+	s.own, s.expects = change.Position{}, time.Time{}
+	if !covers(s.head, own) { // else a nudge went past it
+		s.head, s.nudgeDue = own, true
+	}
 }
 
 // settle drops the nudge that waits, if pos, which the device has saved, covers it.

@@ -114,3 +114,34 @@ func TestWaitingPull(t *testing.T) {
 		hear[wire.Changes](d, wire.TChanges)
 	})
 }
+
+// Somebody else's change is quicker than the device's own, and answers its waiting pull: the device, which
+// will not ask again, is nudged for its own at once.
+func TestWaitingPullAnsweredByAnother(t *testing.T) {
+	for _, when := range []string{"before the answer", "after the answer"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := piped(t, noPings)
+			d := w.join("phone", "10")
+			synctest.Wait()
+			own := change.Frame{Changes: []change.Change{{Pos: position(12), Scope: change.User("7"), Origin: "phone"}}}
+			w.engine.mu.Lock()
+			w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) {
+				if when == "before the answer" {
+					w.hub.Deliver(own)
+				}
+				return &pull.Answer{Cursor: "c", Source: "tail", Rows: 1, Upto: position(11)}, nil
+			}
+			w.engine.mu.Unlock()
+			began := time.Now()
+			d.say(wire.Pull{T: wire.TPull, ID: 1, WaitMS: 2000})
+			hear[wire.Changes](d, wire.TChanges)
+			if when == "after the answer" {
+				synctest.Wait()
+				w.hub.Deliver(own)
+			}
+			if n := hear[wire.Nudge](d, wire.TNudge); n.Head != "12" || time.Since(began) != 0 {
+				t.Errorf("%s: %+v after %v", when, n, time.Since(began))
+			}
+		})
+	}
+}

@@ -69,6 +69,9 @@ type session struct {
 	own   change.Position // newest; zero once it has come round
 	held  change.Position // what it was handed; its own change may be there before we hear of it
 	ownAt time.Time       // when the oldest of it was heard of
+	// The device has asked to wait for an own write, until then. An answer that something else was
+	// quicker with leaves it expecting: then nobody else will pull for it.
+	expects time.Time
 
 	waiting bool          // a pull waits for something new, or is about to be answered
 	news    chan struct{} // closed when it comes; nil: it came, or none waits

@@ -5,7 +5,6 @@ import (
 	mathrand "math/rand/v2"
 	"time"
 
-	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -94,10 +93,7 @@ func (s *session) tend(now time.Time) {
 		return
 	}
 	if !s.own.IsZero() && now.Sub(s.ownAt) >= l.OwnGrace {
-		if !covers(s.head, s.own) { // else a nudge went past it
-			s.head, s.nudgeDue = s.own, true
-		}
-		s.own = change.Position{}
+		s.miss(s.own)
 	}
 	if now.Sub(s.cursorAt) >= l.QuietCursor && s.cursor != "" {
 		s.cursorAt = now
