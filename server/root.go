@@ -92,6 +92,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newDetachCommand(a),
 		newCheckCommand(a),
 		newMigrateCommand(a),
+		newTailCommand(a),
 		newTokenCommand(a),
 		newVersionCommand(a),
 	)
