@@ -88,6 +88,9 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if sl.exists && (sl.plugin != "pgoutput" || sl.database != sys.DBName) {
+		return nil, fmt.Errorf("check_slot: slot %q is somebody else's (plugin %q, database %q): name another one in source.slot", f.cfg.Slot, sl.plugin, sl.database)
+	}
 	if sl.active {
 		return nil, errSlotBusy
 	}
@@ -162,8 +165,6 @@ func doubt(fresh bool, s changelog.State, sys pglogrepl.IdentifySystemResult, sl
 		return "the server is behind the log" // restored to an earlier place
 	case !sl.exists:
 		return "the slot is gone"
-	case sl.plugin != "pgoutput" || sl.database != sys.DBName:
-		return "the slot is not ours"
 	case sl.walStatus == "lost":
 		return "the slot has lost WAL" // max_slot_wal_keep_size (P9)
 	case sl.confirmed > s.Position:
@@ -236,11 +237,12 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.
 	return nil
 }
 
-// nextXID is the first transaction id that is not assigned yet. A snapshot taken once all below it have
-// ended sees all that the stream does not bring from here on (A4).
+// nextXID is a transaction id above all that were assigned before. A snapshot taken once all below it have
+// ended sees all that the stream does not bring from here on (A4). A snapshot's own xmax would not do: it is
+// the first id that has not ended, and may be open.
 func (f *Feed) nextXID(ctx context.Context) (uint64, error) {
 	var x int64
-	if err := f.cfg.Source.QueryRow(ctx, `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`).Scan(&x); err != nil {
+	if err := f.cfg.Source.QueryRow(ctx, `select pg_current_xact_id()::text::bigint`).Scan(&x); err != nil {
 		return 0, fmt.Errorf("read next transaction id: %w", err)
 	}
 	return uint64(x), nil

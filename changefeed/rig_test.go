@@ -222,3 +222,15 @@ func (r *rig) check() {
 		r.t.Fatalf("%d items, %v", n, rows.Err())
 	}
 }
+
+// logTo is a logger that hands each line to fn.
+func logTo(fn func(line string)) *slog.Logger {
+	return slog.New(slog.NewTextHandler(writerFunc(func(b []byte) { fn(string(b)) }), nil))
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) {
+	f(b)
+	return len(b), nil
+}

@@ -11,6 +11,7 @@ import (
 type Column struct {
 	Name      string
 	Type      uint32 // OID
+	BaseType  uint32 // OID of what a domain stands on, which is how query results name it; else Type
 	TypeName  string // as format_type prints it: "character varying(20)"
 	NotNull   bool
 	Generated bool // pgoutput leaves it out (P16)
@@ -65,17 +66,17 @@ func Catalog(ctx context.Context, q Querier, names []string) (map[string]*Catalo
 		var t CatalogTable
 		var kind, identity string
 		var names, types []string
-		var oids []uint32
+		var oids, bases []uint32
 		var notNull, generated, toastable []bool
 		err := rows.Scan(&t.OID, &t.Schema, &t.Name, &kind, &identity, &t.RowSecurity,
-			&names, &oids, &types, &notNull, &generated, &toastable,
+			&names, &oids, &bases, &types, &notNull, &generated, &toastable,
 			&t.PrimaryKey, &t.PrimaryKeyDeferrable, &t.IdentityIndex, &t.IdentityColumns, &t.Leaves)
 		if err != nil {
 			return nil, fmt.Errorf("read catalog: %w", err)
 		}
 		t.Kind, t.Identity = kind[0], identity[0]
 		for i := range names {
-			t.Columns = append(t.Columns, Column{names[i], oids[i], types[i], notNull[i], generated[i], toastable[i]})
+			t.Columns = append(t.Columns, Column{names[i], oids[i], bases[i], types[i], notNull[i], generated[i], toastable[i]})
 		}
 		switch t.Identity {
 		case 'd':
@@ -95,7 +96,7 @@ func Catalog(ctx context.Context, q Querier, names []string) (map[string]*Catalo
 
 const catalogSQL = `
 select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relrowsecurity,
-       a.names, a.oids, a.types, a.not_null, a.generated, a.toastable,
+       a.names, a.oids, a.bases, a.types, a.not_null, a.generated, a.toastable,
        coalesce(pk.cols, '{}'), coalesce(pk.deferrable, false),
        coalesce(ri.name, ''), coalesce(ri.cols, '{}'),
        coalesce((select array_agg(ln.nspname || '.' || lc.relname order by t.level, t.relid::text)
@@ -108,6 +109,12 @@ select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.rel
   cross join lateral (
        select coalesce(array_agg(a.attname::text order by a.attnum), '{}') as names,
               coalesce(array_agg(a.atttypid order by a.attnum), '{}') as oids,
+              coalesce(array_agg((
+                with recursive base(oid) as (
+                  select a.atttypid union all
+                  select d.typbasetype from base join pg_type d on d.oid = base.oid and d.typtype = 'd')
+                select b.oid from base b join pg_type d on d.oid = b.oid and d.typtype <> 'd'
+              ) order by a.attnum), '{}') as bases,
               coalesce(array_agg(format_type(a.atttypid, a.atttypmod) order by a.attnum), '{}') as types,
               coalesce(array_agg(a.attnotnull order by a.attnum), '{}') as not_null,
               coalesce(array_agg(a.attgenerated <> '' order by a.attnum), '{}') as generated,

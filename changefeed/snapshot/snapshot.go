@@ -164,7 +164,7 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule ro
 func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
 	p := &plan{rel: &pgoutput.Rel{ID: t.OID, Schema: t.Schema, Name: t.Name}, owner: -1}
 	for i, c := range t.Columns {
-		p.all, p.allOIDs = append(p.all, c.Name), append(p.allOIDs, c.Type)
+		p.all, p.allOIDs = append(p.all, c.Name), append(p.allOIDs, c.BaseType)
 		if c.Generated {
 			continue // not in the stream either (P16)
 		}

@@ -63,7 +63,12 @@ func testLogger() *slog.Logger {
 // newRig starts a node over the schema; every table is owned by its column user_id.
 func newRig(t *testing.T, schema string, tables ...string) *rig {
 	t.Helper()
-	r := &rig{t: t, dsn: pgtest.Database(t)}
+	return newRigOn(t, pgtest.Database(t), schema, tables...)
+}
+
+func newRigOn(t *testing.T, dsn, schema string, tables ...string) *rig {
+	t.Helper()
+	r := &rig{t: t, dsn: dsn}
 	cfg, err := pgxpool.ParseConfig(r.dsn)
 	if err != nil {
 		t.Fatal(err)
