@@ -39,7 +39,19 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, dsn: pgtest.Database(t)}
+	r := connectRig(t, pgtest.Database(t))
+	if _, err := migrations.Up(t.Context(), r.dsn); err != nil {
+		t.Fatal(err)
+	}
+	r.exec(schema)
+	r.exec(`create publication nudge for table items`)
+	return r
+}
+
+// connectRig is a rig on a database as it is.
+func connectRig(t *testing.T, dsn string) *rig {
+	t.Helper()
+	r := &rig{t: t, dsn: dsn}
 	cfg, err := pgxpool.ParseConfig(r.dsn)
 	if err != nil {
 		t.Fatal(err)
@@ -53,11 +65,6 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.db.Close)
-	if _, err := migrations.Up(t.Context(), r.dsn); err != nil {
-		t.Fatal(err)
-	}
-	r.exec(schema)
-	r.exec(`create publication nudge for table items`)
 	if err := r.db.QueryRow(t.Context(), `select 'slot_' || current_database()`).Scan(&r.slot); err != nil {
 		t.Fatal(err)
 	}
