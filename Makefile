@@ -11,7 +11,8 @@ help: ## this list
 .PHONY: run
 run: ## a private Postgres, a demo app and its page: two devices syncing (ARGS="--fresh")
 	@$(NEED) go postgres
-	@$(GO) run ./server dev $(ARGS)
+	@$(GO) build -o .bin/nudge ./server
+	@exec .bin/nudge dev $(ARGS)
 
 .PHONY: test
 test: ## every test, with the race detector, on a real Postgres and in a real browser
@@ -19,7 +20,7 @@ test: ## every test, with the race detector, on a real Postgres and in a real br
 	$(GO) test -race -timeout 15m ./...
 
 .PHONY: lint
-lint: ## golangci-lint, and the configuration files
+lint: ## golangci-lint
 	@$(NEED) go golangci
 	.bin/golangci-lint run ./...
 
@@ -38,6 +39,16 @@ build: ## the two programs, into .bin
 test-long: ## what CI can't afford: repeated kills, planted bugs in a larger fleet
 	@$(NEED) go postgres chromium
 	NUDGE_LONG=1 $(GO) test -race -count=1 -timeout 60m -run 'Kill|Chaos|Planted|Property' ./changefeed/... ./server/... ./clientsim/...
+
+.PHONY: test-matrix
+test-matrix: ## what depends on Postgres, on versions 14 to 18 (MAJORS="14 18" for some)
+	@$(NEED) go postgres chromium
+	GO=$(GO) ./internal/setup/postgres-matrix.sh ./changefeed/... ./server/pull ./server/attach ./server ./clientsim
+
+.PHONY: bench-feed
+bench-feed: ## the change feed against pg_recvlogical, over one backlog (ARGS="-row1 1000000 -cpuprofile cpu")
+	@$(NEED) go postgres
+	@mkdir -p .bin && $(GO) build -o .bin/bench-feed ./internal/bench/feed && .bin/bench-feed $(ARGS)
 
 .PHONY: clean
 clean: ## what was built

@@ -49,6 +49,11 @@ func (a *appender) run(ctx context.Context) error {
 func (a *appender) store(ctx context.Context, txs []transaction) error {
 	const least, most = time.Millisecond, 50 * time.Millisecond
 	wait := least
+	defer func() {
+		for i := range txs { // after an error
+			txs[i].close()
+		}
+	}()
 	for len(txs) > 0 {
 		n, err := a.visible(ctx, txs)
 		if err != nil {
@@ -71,6 +76,7 @@ func (a *appender) store(ctx context.Context, txs []transaction) error {
 		size := 0
 		for i := range txs[:n] {
 			size += txs[i].size
+			txs[i].close()
 		}
 		txs = txs[n:]
 		a.batches.stored(size, len(txs) == 0)
@@ -78,7 +84,8 @@ func (a *appender) store(ctx context.Context, txs []transaction) error {
 	return nil
 }
 
-// append writes one batch. The position behind it is durable when it returns.
+// append writes one batch: transactions, or one that was spilled. The position behind it is durable when it
+// returns.
 func (a *appender) append(ctx context.Context, txs []transaction) error {
 	b := changelog.Batch{Next: txs[len(txs)-1].end}
 	n := 0
@@ -102,6 +109,14 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 			b.Config, b.ConfigHash, b.SnapshotFence = a.feed.wanted, a.feed.hash, fence
 		}
 	}
+	spilled := txs[0].spilled
+	if spilled != nil {
+		// Before the append begins: it would keep the feed's row locked meanwhile.
+		if err := spilled.Fold(ctx); err != nil {
+			return err
+		}
+		b.Stream = spilled
+	}
 	before := a.writer.State()
 	if err := a.feed.cfg.Failpoint(BeforeAppend); err != nil {
 		return err
@@ -115,6 +130,11 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 	}
 	a.durable.Store(uint64(b.Next)) // from here on it may be acknowledged (I1)
 
+	if spilled != nil {
+		n = spilled.Changes()
+		a.feed.cfg.Logger.Info("a large transaction was appended from disk",
+			"xid", txs[0].xid, "events", spilled.Events(), "changes", n, "append_seconds", time.Since(started).Seconds())
+	}
 	m := a.feed.cfg.Metrics
 	m.appendTime.Observe(time.Since(started).Seconds())
 	m.batchSize.Observe(float64(n))
@@ -122,7 +142,8 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 	m.position.Set(float64(b.Next))
 	state := a.writer.State()
 	a.feed.cfg.Publish(ctx, change.Frame{
-		Epoch: state.Epoch, Config: state.ConfigHash, Prev: before.Head(), Next: state.Head(), Changes: b.Changes,
+		Epoch: state.Epoch, Config: state.ConfigHash, Prev: before.Head(), Next: state.Head(),
+		Changes: b.Changes, HeadsOnly: spilled != nil,
 	})
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/route"
 )
 
 // transaction is one decoded, routed transaction, or an adopted position (no xid, no changes).
@@ -11,11 +12,22 @@ type transaction struct {
 	xid     uint32
 	end     change.LSN
 	changes []change.Change
+	spilled *route.Spilled // its changes instead, if they were too many for memory
 	// relations are the signatures of tables streamed anew in it.
 	relations map[string]string
 	// config: this transaction puts the wanted configuration in force.
 	config bool
-	size   int
+	size   int // in memory, bytes
+}
+
+// routed reports whether the transaction may have changes.
+func (t *transaction) routed() bool { return len(t.changes) > 0 || t.spilled != nil }
+
+// close frees what the transaction holds on disk.
+func (t *transaction) close() {
+	if t.spilled != nil {
+		t.spilled.Close()
+	}
 }
 
 // batches is the place between session and appender: transactions that are received and not stored.
@@ -67,8 +79,8 @@ func (b *batches) full() (bool, error) {
 	return b.size >= b.limit, b.err
 }
 
-// take returns everything that waits, up to and including a change of configuration, or an adopted
-// position if nothing does. Its result is empty if there is neither.
+// take returns everything that waits, up to and including a change of configuration, a spilled
+// transaction by itself, or an adopted position if nothing waits. Its result is empty if there is neither.
 func (b *batches) take() []transaction {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,6 +94,10 @@ func (b *batches) take() []transaction {
 	}
 	n := len(b.waiting)
 	for i := range b.waiting {
+		if b.waiting[i].spilled != nil {
+			n = max(i, 1)
+			break
+		}
 		if b.waiting[i].config {
 			n = i + 1
 			break
@@ -109,6 +125,13 @@ func (b *batches) fail(err error) {
 	b.err = err
 	b.mu.Unlock()
 	signal(b.less)
+}
+
+// discard frees what still waits, once session and appender have ended.
+func (b *batches) discard() {
+	for i := range b.waiting {
+		b.waiting[i].close()
+	}
 }
 
 func signal(c chan struct{}) {

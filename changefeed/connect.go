@@ -226,9 +226,19 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.
 	if err != nil {
 		return err
 	}
+	// The shapes that devices will see in their snapshots at the earliest: another one in the stream is a
+	// reset, also the first time (P14).
+	catalog, err := route.Catalog(ctx, f.cfg.Source, f.cfg.Routing.Names())
+	if err != nil {
+		return err
+	}
+	relations := make(map[string]string, len(catalog))
+	for name, t := range catalog {
+		relations[name] = t.Signature()
+	}
 	err = w.NewEpoch(ctx, changelog.State{
 		Epoch: w.State().Epoch.Next(), Position: start, SystemID: sys.SystemID, Timeline: sys.Timeline, Database: sys.DBName,
-		ConfigHash: f.hash, Config: f.wanted, Relations: map[string]string{}, SnapshotFence: fence, Reason: reason,
+		ConfigHash: f.hash, Config: f.wanted, Relations: relations, SnapshotFence: fence, Reason: reason,
 	})
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -22,6 +21,7 @@ func TestP05PromotedStandby(t *testing.T) {
 	primaryDir, dir := tempDir(t), tempDir(t)
 	primary := cluster(t, primaryDir)
 	db := func(c *devpg.Cluster) string { return c.DSN("postgres") }
+	copyStopped(t, primary, primaryDir, dir)
 	if _, err := migrations.Up(t.Context(), db(primary)); err != nil {
 		t.Fatal(err)
 	}
@@ -32,12 +32,6 @@ func TestP05PromotedStandby(t *testing.T) {
 	r.exec(`insert into items values (1, 1)`)
 	r.settle()
 
-	backup := exec.CommandContext(t.Context(), filepath.Join(primary.Bin(), "pg_basebackup"),
-		"-D", filepath.Join(dir, "data"), "-X", "stream", "-R", "-c", "fast", "-d", db(primary))
-	if out, err := backup.CombinedOutput(); err != nil {
-		t.Fatalf("pg_basebackup: %v\n%s", err, out)
-	}
-	sameOwner(t, filepath.Join(primaryDir, "data"), dir)
 	standby := cluster(t, dir)
 	admin, err := pgx.Connect(t.Context(), db(standby))
 	if err != nil {
@@ -52,6 +46,7 @@ func TestP05PromotedStandby(t *testing.T) {
 	}
 	r.exec(`insert into items values (2, 1)`)
 	r.settle()
+	r.eventually("the standby has the table", func() bool { return count(`select count(*) from pg_class where relname = 'items'`) == 1 })
 	r.eventually("the standby has followed", func() bool { return count(`select count(*) from items`) == 2 })
 
 	// The standby is cut off; one more commit is logged on the primary, and lost with it.
@@ -97,10 +92,30 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// sameOwner gives everything below dir the owner of model: as root, servers run as somebody else.
-func sameOwner(t *testing.T, model, dir string) {
+// copyStopped makes dir a standby of the primary, whose directory it copies while it stands still.
+// pg_basebackup would not do: it refuses a server newer than itself.
+func copyStopped(t *testing.T, primary *devpg.Cluster, primaryDir, dir string) {
 	t.Helper()
-	info, err := os.Stat(model)
+	if err := primary.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data")
+	if err := os.CopyFS(data, os.DirFS(filepath.Join(primaryDir, "data"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := primary.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conf := "primary_conninfo = '" + primary.DSN("postgres") + "'\n"
+	for name, content := range map[string]string{"standby.signal": "", "postgresql.auto.conf": conf} {
+		if err := os.WriteFile(filepath.Join(data, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(data, 0o700); err != nil { // or the server refuses to start
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(primaryDir, "data"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,11 +123,11 @@ func sameOwner(t *testing.T, model, dir string) {
 	if !ok {
 		t.Fatal("no owner")
 	}
-	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	err = filepath.WalkDir(data, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+		return os.Lchown(path, int(owner.Uid), int(owner.Gid)) // as root, servers run as somebody else
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -37,6 +37,13 @@ type Config struct {
 	// MaxBatch is the size in bytes of decoded changes from which the session stops reading until the
 	// appender has caught up. Default: 32 MiB.
 	MaxBatch int
+	// SpillBytes is the memory that one transaction may take before its events go to a file. While such a
+	// one is gathered, and while it is folded, about twice as much is in use. Default: 32 MiB.
+	SpillBytes int
+	// SpillDir is where that file is made; it has no name, and is gone with the process. It should not be
+	// in memory (tmpfs). A transaction takes about as much as its rows as JSON, and as much again for those
+	// rows that it touches more than once. Default: the system's directory for temporary files.
+	SpillDir string
 	// Failpoint, for tests, is called before and after each durable step; an error from it ends the
 	// session there and then, as a crash would.
 	Failpoint func(Step) error
@@ -49,6 +56,7 @@ type Step string
 const (
 	BeforeDecode Step = "before-decode"
 	AfterDecode  Step = "after-decode"
+	BeforeSpill  Step = "before-spill" // before each file that a large transaction takes
 	BeforeAppend Step = "before-append"
 	AfterAppend  Step = "after-append"
 	BeforeAck    Step = "before-ack"
@@ -75,6 +83,9 @@ func New(cfg Config) (*Feed, error) {
 	}
 	if cfg.MaxBatch == 0 {
 		cfg.MaxBatch = 32 << 20
+	}
+	if cfg.SpillBytes == 0 {
+		cfg.SpillBytes = 32 << 20
 	}
 	if cfg.Failpoint == nil {
 		cfg.Failpoint = func(Step) error { return nil }
@@ -145,11 +156,21 @@ func (f *Feed) follow(ctx context.Context) error {
 	err = s.run(ctx)
 	cancel(err)
 	start.close()
-	if appendErr := <-done; appendErr != nil && !errors.Is(appendErr, context.Canceled) {
+	appendErr := <-done
+	b.discard()
+	if appendErr != nil && !errors.Is(appendErr, context.Canceled) {
 		err = appendErr
 	}
 	if errors.Is(err, changelog.ErrFenced) {
 		return fmt.Errorf("replaced by another feed: %w", err)
 	}
 	return err
+}
+
+// createSpill makes a file for a transaction that is too large for memory.
+func (f *Feed) createSpill() (route.File, error) {
+	if err := f.cfg.Failpoint(BeforeSpill); err != nil {
+		return nil, err
+	}
+	return route.TempFile(f.cfg.SpillDir)
 }

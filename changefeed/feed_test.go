@@ -111,6 +111,7 @@ func TestNewEpochWhenTheSlotIsDoubtful(t *testing.T) {
 			r.exec(`insert into items values (1, 1)`)
 			before := r.settle()
 			stop()
+			r.released()
 			r.exec(`insert into items values (2, 1)`) // nobody will ever stream it
 			r.exec(do, r.slot)
 			r.start(nil)

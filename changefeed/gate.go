@@ -20,7 +20,7 @@ func (a *appender) visible(ctx context.Context, txs []transaction) (int, error) 
 	xids := make([]int64, 0, len(txs))
 	index := make([]int, 0, len(txs))
 	for i := range txs {
-		if txs[i].xid != 0 && len(txs[i].changes) > 0 {
+		if txs[i].xid != 0 && txs[i].routed() {
 			xids = append(xids, int64(txs[i].xid))
 			index = append(index, i)
 		}

@@ -21,6 +21,12 @@ func TestKillAtEveryStep(t *testing.T) {
 		changefeed.BeforeDecode, changefeed.AfterDecode, changefeed.BeforeAppend,
 		changefeed.AfterAppend, changefeed.BeforeAck, changefeed.AfterAck,
 	}
+	t.Run("in memory", func(t *testing.T) { killAtEveryStep(t, steps, 0) })
+	// Whatever touches more than one row goes through files.
+	t.Run("spilled", func(t *testing.T) { killAtEveryStep(t, append(steps, changefeed.BeforeSpill), 400) })
+}
+
+func killAtEveryStep(t *testing.T, steps []changefeed.Step, spillBytes int) {
 	rounds := 3
 	if os.Getenv("NUDGE_LONG") != "" {
 		rounds = 60
@@ -32,6 +38,7 @@ func TestKillAtEveryStep(t *testing.T) {
 			var calls, kills atomic.Int64
 			killed := make(chan struct{}, 1000)
 			stop := r.start(func(c *changefeed.Config) {
+				c.SpillBytes = spillBytes
 				c.Failpoint = func(s changefeed.Step) error {
 					if s != step || int(kills.Load()) >= rounds {
 						return nil

@@ -24,13 +24,6 @@ import (
 const (
 	// tick is how often the session looks up from reading.
 	tick = 200 * time.Millisecond
-	// statusEvery is the longest time between two status updates.
-	statusEvery = time.Second
-	// silence is how long the server may say nothing, though it was asked, before it is given up (P8).
-	silence = 2 * walSenderTimeout
-	// adoptFrom is the WAL, in bytes, that must have passed without anything for us before the position
-	// is stored for its own sake (A10).
-	adoptFrom = 8 << 20
 	// maxOrigin is the longest device id that is believed.
 	maxOrigin = 128
 )
@@ -55,7 +48,6 @@ type session struct {
 	xid       uint32
 	commit    change.LSN
 	tx        route.Tx
-	txSize    int
 	origin    string
 	origins   int // different devices named in this transaction
 	force     bool
@@ -82,6 +74,8 @@ func (s *session) run(ctx context.Context) error {
 	s.streamed = make(map[uint32]*relation)
 	s.relations = maps.Clone(s.relations)
 	s.types = value.Builtin()
+	s.tx.Disk = route.Disk{Bytes: s.feed.cfg.SpillBytes, Create: s.feed.createSpill}
+	defer s.tx.Discard()
 	stop := context.AfterFunc(ctx, s.conn.close) // unblocks a read
 	defer stop()
 	for ctx.Err() == nil {
@@ -112,6 +106,7 @@ func (s *session) readUntilTick(ctx context.Context) error {
 			case <-s.batches.less:
 			case <-time.After(tick):
 			}
+			s.heardAt = time.Now() // it is we who do not listen
 			return nil
 		}
 		msg, err := s.conn.frontend.Receive()
@@ -135,57 +130,6 @@ func (s *session) readUntilTick(ctx context.Context) error {
 	}
 }
 
-// housekeep reports to the server when it is due, and gives up a silent one.
-func (s *session) housekeep() error {
-	now := time.Now()
-	if now.Sub(s.heardAt) > silence {
-		return fmt.Errorf("replication: nothing heard for %s", silence)
-	}
-	durable := change.LSN(s.durable.Load())
-	if s.serverEnd > durable {
-		s.feed.cfg.Metrics.unstored.Set(float64(s.serverEnd - durable))
-	} else {
-		s.feed.cfg.Metrics.unstored.Set(0)
-	}
-	if durable == s.reported && now.Sub(s.statusAt) < statusEvery {
-		return nil
-	}
-	return s.report(now)
-}
-
-// report tells the server what is durable: the one position for write, flush and apply (P1).
-func (s *session) report(now time.Time) error {
-	if err := s.feed.cfg.Failpoint(BeforeAck); err != nil {
-		return err
-	}
-	durable := change.LSN(s.durable.Load())
-	b := make([]byte, 0, 34)
-	b = append(b, 'r')
-	for range 3 {
-		b = binary.BigEndian.AppendUint64(b, uint64(durable))
-	}
-	b = binary.BigEndian.AppendUint64(b, uint64(now.Sub(postgresEpoch).Microseconds()))
-	b = append(b, boolByte(now.Sub(s.heardAt) > silence/4)) // ask for a reply if it has been quiet
-	if err := s.conn.net.SetWriteDeadline(now.Add(walSenderTimeout / 2)); err != nil {
-		return fmt.Errorf("replication connection: %w", err)
-	}
-	s.conn.frontend.Send(&pgproto3.CopyData{Data: b})
-	if err := s.conn.frontend.Flush(); err != nil {
-		return fmt.Errorf("report position: %w", err)
-	}
-	s.statusAt, s.reported = now, durable
-	return s.feed.cfg.Failpoint(AfterAck)
-}
-
-var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-
-func boolByte(b bool) byte {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 func (s *session) copyData(ctx context.Context, data []byte) error {
 	switch {
 	case len(data) >= 18 && data[0] == 'k':
@@ -198,31 +142,6 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 		return s.message(ctx, m)
 	}
 	return fmt.Errorf("replication: unexpected copy data of %d bytes", len(data))
-}
-
-// keepalive notes how far the server's WAL goes. asked: the server wants an answer now; it also asks
-// when it shuts down, and then waits until everything it sent is confirmed (P7).
-func (s *session) keepalive(end change.LSN, asked bool) error {
-	s.serverEnd = max(s.serverEnd, end)
-	s.adopt(end, asked)
-	now := time.Now()
-	if asked && (change.LSN(s.durable.Load()) != s.reported || now.Sub(s.statusAt) > tick/4) {
-		return s.report(now)
-	}
-	return nil
-}
-
-// adopt moves the position over WAL that held nothing for us, if that is worth a commit (A10).
-func (s *session) adopt(end change.LSN, asked bool) {
-	now := time.Now()
-	if s.open || end <= s.position || !s.batches.idle() {
-		return
-	}
-	if end-s.position < adoptFrom && (!asked || now.Sub(s.adoptedAt) < time.Second) {
-		return
-	}
-	s.adoptedAt, s.position = now, end
-	s.batches.adoptable(end)
 }
 
 func (s *session) message(ctx context.Context, m *pgoutput.Message) error {
@@ -242,6 +161,7 @@ func (s *session) message(ctx context.Context, m *pgoutput.Message) error {
 	case pgoutput.Insert, pgoutput.Update, pgoutput.Delete:
 		if !s.skip {
 			s.row(m)
+			return s.tx.Err()
 		}
 	case pgoutput.Truncate:
 		if !s.skip {
@@ -264,7 +184,7 @@ func (s *session) begin(m *pgoutput.Message) {
 	s.open, s.xid, s.commit = true, m.XID, m.CommitLSN
 	// Only commits strictly below the position are in the log: one may stand at it exactly (A3).
 	s.skip = m.CommitLSN < s.position
-	s.txSize, s.origin, s.origins, s.force, s.switching, s.changed = 0, "", 0, false, false, nil
+	s.origin, s.origins, s.force, s.switching, s.changed = "", 0, false, false, nil
 }
 
 func (s *session) end(ctx context.Context, m *pgoutput.Message) error {
@@ -286,11 +206,15 @@ func (s *session) end(ctx context.Context, m *pgoutput.Message) error {
 		s.feed.cfg.Metrics.malformed.Add(float64(s.tx.Malformed))
 		s.tx.Malformed = 0
 	}
-	t := transaction{
-		xid: s.xid, end: m.EndLSN, relations: s.changed, config: s.switching,
-		changes: s.tx.Commit(s.epoch, s.commit, m.Time, s.origin), size: s.txSize + 1,
+	if err := s.tx.Err(); err != nil {
+		return err
 	}
-	if len(t.changes) == 0 && !s.force && !t.config && len(t.relations) == 0 {
+	t := transaction{xid: s.xid, end: m.EndLSN, relations: s.changed, config: s.switching, size: s.tx.Bytes() + 1}
+	t.changes, t.spilled = s.tx.Commit(s.epoch, s.commit, m.Time, s.origin)
+	if t.spilled != nil {
+		t.size = t.spilled.Bytes()
+	}
+	if !t.routed() && !s.force && !t.config && len(t.relations) == 0 {
 		s.adopt(t.end, false)
 		return nil
 	}
@@ -308,7 +232,6 @@ func (s *session) row(m *pgoutput.Message) {
 		s.tx.Reset(r.name, change.ReasonRepair)
 		return
 	}
-	n := s.tx.Len()
 	switch m.Kind {
 	case pgoutput.Insert:
 		r.table.Insert(&s.tx, m.New)
@@ -317,7 +240,6 @@ func (s *session) row(m *pgoutput.Message) {
 	case pgoutput.Delete:
 		r.table.Delete(&s.tx, m.Old)
 	}
-	s.txSize += s.tx.Bytes(s.tx.Len() - n)
 }
 
 func (s *session) logical(prefix string, content []byte) {

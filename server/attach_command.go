@@ -29,7 +29,11 @@ func newAttachCommand(a *app) *cobra.Command {
 		Short: "Prepare the database: print what its owner must run, or run it",
 		Long: `Print what the database's owner must run so that nudge can follow the configured tables: roles,
 nudge's own tables, replica identities and the publication. What is right already is left out, so a
-database that is attached prints nothing. The output is a script for psql; --apply runs it.`,
+database that is attached prints nothing. The output is a script for psql, which asks for the roles'
+passwords; --apply runs it, and takes the passwords from the configuration.
+
+It looks, and with --apply works, as the database's owner, whom ` + adminEnv + ` or --admin-dsn names.
+Making a role that replicates takes a superuser (from Postgres 16, CREATEROLE and REPLICATION will do).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.asAdmin(cmd.Context(), admin, func(ctx context.Context, conn *pgx.Conn, spec attach.Spec) error {
@@ -46,13 +50,19 @@ database that is attached prints nothing. The output is a script for psql; --app
 					_, err := fmt.Fprintln(a.stdout, "-- nothing to do: the database is attached")
 					return err
 				}
-				if !apply {
-					return attach.Print(a.stdout, plan)
+				last := "-- done; `nudge check` says whether anything else is missing"
+				if apply {
+					if err := attach.Apply(ctx, conn, plan, a.stdout); err != nil {
+						return halfWay("attach", err)
+					}
+				} else {
+					if err := attach.Print(a.stdout, plan); err != nil {
+						return err
+					}
+					last = "\n-- that is all; run it with psql as the database's owner, or as a superuser where it makes roles.\n" +
+						"-- `nudge check` says afterwards whether anything else is missing"
 				}
-				if err := attach.Apply(ctx, conn, plan, a.stdout); err != nil {
-					return fail("attach_failed", err, "attach stopped half-way; what it did is right", "run it again once the cause is gone")
-				}
-				_, err = fmt.Fprintln(a.stdout, "-- done; `nudge check` says whether anything else is missing")
+				_, err = fmt.Fprintln(a.stdout, last)
 				return err
 			})
 		},
@@ -87,20 +97,33 @@ Stop every "nudge serve" before: a running one makes the slot again. The change 
 					err = attach.Print(a.stdout, plan)
 				}
 				if err != nil {
-					return fail("detach_failed", err, "detach stopped half-way", "run it again once the cause is gone")
+					return halfWay("detach", err)
 				}
 				for _, l := range left {
 					if _, err := fmt.Fprintln(a.stdout, "-- left: "+l); err != nil {
 						return err
 					}
 				}
-				return nil
+				if apply && len(plan) > 0 && len(left) == 0 {
+					_, err = fmt.Fprintln(a.stdout, "-- done: nothing of nudge is in the database")
+				}
+				return err
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&apply, "apply", false, "run it instead of printing it")
 	adminFlag(cmd, &admin)
 	return cmd
+}
+
+// halfWay is the failure of a statement of attach or detach. Those before it stay done.
+func halfWay(command string, err error) error {
+	hints := []string{"what ran before it stays done; run " + command + " again once the cause is gone"}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42501" {
+		hints = append(hints, "name whoever may, the database's owner or a superuser, with "+adminEnv+" or --admin-dsn")
+	}
+	return fail(command+"_failed", err, command+" stopped half-way", hints...)
 }
 
 func newCheckCommand(a *app) *cobra.Command {
@@ -154,18 +177,25 @@ func (a *app) asAdmin(ctx context.Context, dsn string, do func(context.Context, 
 	if err != nil {
 		return err
 	}
-	for _, other := range []string{a.getenv(adminEnv), string(cfg.Source.DSN)} {
-		if dsn == "" {
-			dsn = other
-		}
+	from := "by --admin-dsn"
+	if dsn == "" {
+		dsn, from = a.getenv(adminEnv), "by "+adminEnv
+	}
+	if dsn == "" {
+		dsn, from = string(cfg.Source.DSN), "by source.dsn"
 	}
 	target, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return errors.New("the owner's DSN can't be parsed") // the parser's error may quote the password
+		return fail("attach_connect", nil, "the DSN given "+from+" can't be parsed") // the parser's error may quote the password
 	}
 	conn, err := pgx.ConnectConfig(ctx, target)
 	if err != nil {
-		return fail("attach_connect", err, fmt.Sprintf("can't connect as %s", target.User), "--admin-dsn or "+adminEnv+" names the database's owner")
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) { // the rest lists every address and way that was tried
+			err = pg
+		}
+		return fail("attach_connect", err, "can't connect as "+target.User+", who is named "+from,
+			"name the database's owner with "+adminEnv+"=postgres://… or --admin-dsn")
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	return do(ctx, conn, spec)

@@ -32,6 +32,14 @@ func TestAttachCheckDetachCommands(t *testing.T) {
 
 	step(exitFailed, "wrong   check_connect: ", "check")
 	step(exitOK, "create publication \"nudge\"", "attach")
+	execute(t, admin, "create role attach_command_app login password 'hunter2'")
+	weak := *u
+	weak.User = url.UserPassword("attach_command_app", "hunter2")
+	r := step(exitFailed, "create role", "attach", "--apply", "--admin-dsn", weak.String())
+	if !strings.Contains(r.stderr, "nudge: attach_failed: ") || !strings.Contains(r.stderr, "hint: name whoever may") {
+		t.Errorf("without the right to make roles: %s", r.stderr)
+	}
+	execute(t, admin, "drop role attach_command_app")
 	step(exitOK, "create role", "attach") // printing has changed nothing
 	step(exitOK, "-- done", "attach", "--apply")
 	step(exitOK, "-- nothing to do", "attach")
@@ -45,7 +53,7 @@ func TestAttachCheckDetachCommands(t *testing.T) {
 	step(exitOK, "-- nothing to do", "detach")
 
 	missing := writeFile(t, t.TempDir(), "nudge.yaml", "tables: {public.intake: {owner: user_id}}\n")
-	r := nudge(t, env, "attach", "--config", missing)
+	r = nudge(t, env, "attach", "--config", missing)
 	if r.status != exitFailed || !strings.Contains(r.stderr, "did you mean public.intakes?") || !strings.Contains(r.stderr, "nudge: attach_refused: ") {
 		t.Errorf("a missing table: %+v", r)
 	}

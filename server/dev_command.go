@@ -133,9 +133,15 @@ func (d *devCommand) startPostgres(ctx context.Context) (*devpg.Cluster, error) 
 	if !d.ephemeral {
 		dir = d.clusterDir()
 	}
+	if dir != "" {
+		if pid, ok := clusterRuns(dir); ok {
+			return nil, fail("dev_running", nil, fmt.Sprintf("the database in %s is in use by process %d", dir, pid),
+				"stop the other nudge dev first, or use --ephemeral")
+		}
+	}
 	if d.fresh && dir != "" {
-		if err := removeCluster(dir); err != nil {
-			return nil, err
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, fail("dev_state", err, "remove the old database")
 		}
 	}
 	pg, err := devpg.Start(ctx, devpg.Options{Dir: dir, Fsync: dir != "", Logger: d.log})
@@ -163,21 +169,15 @@ func (d *devCommand) clusterDir() string {
 	return filepath.Join(filepath.Dir(devStatePath(d.app)), "pg")
 }
 
-// removeCluster removes a cluster that nobody runs.
-func removeCluster(dir string) error {
+// clusterRuns returns the process that a cluster is in use by, if it is.
+func clusterRuns(dir string) (pid int, ok bool) {
 	data, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
-	if err == nil {
-		first, _, _ := bytes.Cut(data, []byte("\n"))
-		pid, err := strconv.Atoi(string(first))
-		if err == nil && syscall.Kill(pid, 0) == nil {
-			return fail("dev_running", nil, fmt.Sprintf("the database in %s is in use by process %d", dir, pid),
-				"stop the other nudge dev first, or use --ephemeral")
-		}
+	if err != nil {
+		return 0, false
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fail("dev_state", err, "remove the old database")
-	}
-	return nil
+	first, _, _ := bytes.Cut(data, []byte("\n"))
+	pid, err = strconv.Atoi(string(first))
+	return pid, err == nil && syscall.Kill(pid, 0) == nil
 }
 
 func createDatabase(ctx context.Context, maintenance string) error {
@@ -335,9 +335,11 @@ nudge is running. Ctrl-C stops it.
 
   Database   %s
   Admin      http://%s
-  Token      of user %d, for %.0f hours:
 
-%s
+  Pull as a device of user %d does (the token is good for %.0f hours):
+
+TOKEN=%s
+curl -H "Authorization: Bearer $TOKEN" -H "Nudge-Device: curl" %s/v1/changes
 
   Change a row behind its back, and watch both devices:
 
@@ -348,7 +350,7 @@ nudge is running. Ctrl-C stops it.
 go run ./clientsim run --users 200 --devices 3 --rate 200 --duration 30s
 
   The page   %s/
-`, kept, admin, dev.DemoUser, devTokenTTL.Hours(), token, psql, page)
+`, kept, admin, dev.DemoUser, devTokenTTL.Hours(), token, page, psql, page)
 	return state, err
 }
 

@@ -129,6 +129,12 @@ func TestDevKeepsItsDatabase(t *testing.T) {
 		if err := conn.QueryRow(t.Context(), "with n as (insert into users values (1000 + (select count(*) from users), 'new') returning 1) select count(*) from users").Scan(&n); err != nil {
 			t.Fatal(err)
 		}
+		for _, fresh := range []string{"--fresh=false", "--fresh"} { // a database in use is neither shared nor removed
+			r := nudge(t, append(os.Environ(), "XDG_STATE_HOME="+home), "dev", fresh)
+			if r.status != exitFailed || !strings.HasPrefix(r.stderr, "nudge: dev_running: ") {
+				t.Errorf("a second one meanwhile, %s: %+v", fresh, r)
+			}
+		}
 		if status := d.stop(); status != exitOK {
 			t.Fatalf("stopped with status %d", status)
 		}

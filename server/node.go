@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -57,7 +56,7 @@ type node struct {
 	db      *databases
 	routing *route.Config
 	journal *changelog.Log
-	feed    *changefeed.Feed // nil without the role
+	feed    *changefeed.Feed
 	bus     bus.Bus
 	tail    *tail.Tail
 	hub     *hub.Hub
@@ -95,7 +94,7 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 	// Everything below runs under a context of its own, so that the stop's order is ours.
 	base := context.WithoutCancel(ctx)
 	failed := make(chan error, 8)
-	feed := start(base, failed, n.runFeed)
+	feed := start(base, failed, n.feed.Run)
 	reading := start(base, failed, n.runTail, n.runBus, n.retain)
 	serving := start(base, failed, n.api.Run)
 
@@ -197,12 +196,13 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		Engine: engine, Verifier: verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, Log: log,
 		Ready: n.ready, Trim: n.trim, Metrics: apiMetrics,
 		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
+		Limits: api.Limits{
+			HandshakeRate: cfg.Limits.HandshakeRate, MaxSockets: cfg.Limits.MaxSockets,
+			DrainRate: cfg.Limits.HandshakeRate, // whoever takes the sockets over admits no more
+		},
 	})
 	if err != nil {
 		return nil, err
-	}
-	if !slices.Contains(cfg.Roles, config.RoleFeed) {
-		return n, nil
 	}
 	n.feed, err = changefeed.New(changefeed.Config{
 		DSN: string(cfg.Source.DSN), Source: n.db.source, Log: n.journal, Routing: n.routing,
@@ -234,22 +234,29 @@ func segmentAge(retention time.Duration) time.Duration {
 	return min(max(retention/30, time.Minute), 24*time.Hour)
 }
 
-func (n *node) runFeed(ctx context.Context) error {
-	if n.feed == nil {
-		return nil
-	}
-	return n.feed.Run(ctx)
-}
-
-// runTail keeps the window; until the feed has begun the log's first epoch there is nothing to warm up
-// from, so it tries again.
+// runTail keeps the window. Until the feed has begun the log's first epoch there is nothing to warm up
+// from.
 func (n *node) runTail(ctx context.Context) error {
 	select {
 	case <-n.subscribed: // first, so that no frame falls between warm-up and subscription (A7)
 	case <-ctx.Done():
 		return nil
 	}
-	return again(ctx, n.log, "tail", n.tail.Run)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for n.logIsEmpty(ctx) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return n.tail.Run(ctx) // it retries by itself
+}
+
+func (n *node) logIsEmpty(ctx context.Context) bool {
+	_, err := n.journal.Feed(ctx)
+	return errors.Is(err, changelog.ErrNoEpoch)
 }
 
 func (n *node) runBus(ctx context.Context) error {
@@ -275,9 +282,6 @@ func again(ctx context.Context, log *slog.Logger, part string, run func(context.
 
 // retain drops what is older than the log's retention, every minute.
 func (n *node) retain(ctx context.Context) error {
-	if n.feed == nil {
-		return nil
-	}
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {

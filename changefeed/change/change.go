@@ -2,7 +2,11 @@
 // and frames. It knows no Postgres, no network and no storage.
 package change
 
-import "time"
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+)
 
 // Scope says whose data a change is: the key that the log is ordered under. "user:<id>" is one
 // user's own; a shared scope is "<name>:<id>". Nothing may assume that a scope is a user.
@@ -14,6 +18,12 @@ const All Scope = "*"
 
 // User is the scope of one user's own rows. id is the owner column's value as Postgres prints it.
 func User(id string) Scope { return Scope("user:" + id) }
+
+// ValidUser reports whether a user of that id can exist: 1 to 255 bytes of UTF-8 without NUL. Whatever
+// else stands in an owner column owns nothing, and never reaches the log: its index could not hold it.
+func ValidUser(id string) bool {
+	return id != "" && len(id) <= 255 && utf8.ValidString(id) && !strings.ContainsRune(id, 0)
+}
 
 // Op is what a change does to a row. The value is the byte stored in the log.
 type Op byte

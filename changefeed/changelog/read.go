@@ -34,8 +34,8 @@ func (l *Log) Read(ctx context.Context, scopes []change.Scope, after change.Posi
 	}
 	names = append(names, string(change.All))
 
-	// One round trip, three statements: where the log stands, the rows below that, and then the horizon:
-	// a partition dropped between the first and the second shows in the third (A9).
+	// One round trip, three statements: where the log stands, the rows, of which those below that count,
+	// and then the horizon: a partition dropped between the first and the second shows in the third (A9).
 	var b pgx.Batch
 	b.Queue(stateSQL, l.slot)
 	b.Queue(`
@@ -44,10 +44,9 @@ select `+changeCols+`
  cross join lateral (
        select * from nudge.changes c
         where c.segment >= `+firstSegment+` and c.scope = s.scope and (c.lsn, c.seq) > ($2, $3)
-          and c.lsn < (select position from nudge.feed where slot = $6 and epoch = $1)
         order by c.lsn, c.seq limit $4) c
  order by c.lsn, c.seq limit $4`,
-		int64(after.Epoch), int64(after.LSN), int64(after.Seq), maxRows+1, names, l.slot)
+		int64(after.Epoch), int64(after.LSN), int64(after.Seq), maxRows+1, names)
 	b.Queue(stateSQL, l.slot)
 	br := l.pool.SendBatch(ctx, &b)
 	defer func() { _ = br.Close() }()
@@ -66,6 +65,10 @@ select `+changeCols+`
 		if err != nil {
 			rows.Close()
 			return p, err
+		}
+		// The rows may be newer than the first statement, and the head must not be newer than the rows.
+		if c.Pos.LSN >= before.Position {
+			break
 		}
 		if len(p.Changes) == maxRows || (size > maxBytes && len(p.Changes) > 0) {
 			p.More = true
@@ -86,10 +89,6 @@ select `+changeCols+`
 		return p, ErrGone
 	}
 	p.State = before
-	// The rows' statement may have seen a later position than the first one did.
-	if n := len(p.Changes); n > 0 && p.Changes[n-1].Pos.LSN >= before.Position {
-		p.State = later
-	}
 	return p, nil
 }
 

@@ -29,6 +29,9 @@ func (l *Log) Trim(ctx context.Context) error {
 	// Two transactions: one that held the feed's row while it waits for the segments' readers would
 	// lock an append out that holds what it waits for.
 	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		if err := lockChanges(ctx, tx); err != nil {
+			return err
+		}
 		s, err := scanState(tx.QueryRow(ctx, stateSQL+` for update`, l.slot))
 		if err != nil {
 			return err

@@ -53,6 +53,9 @@ func (w *Writer) NewEpoch(ctx context.Context, next State) error {
 		if err != nil {
 			return err
 		}
+		if err := lockChanges(ctx, tx); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `
 insert into nudge.feed as f (slot, epoch, position, horizon, segment, system_id, timeline, database, config_hash,
        config, relations, snapshot_fence, leader, epoch_reason)
@@ -117,6 +120,9 @@ func rollTx(ctx context.Context, tx pgx.Tx, slot string, s State) error {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '2s'`); err != nil {
 		return err
 	}
+	if err := lockChanges(ctx, tx); err != nil {
+		return err
+	}
 	tag, err := tx.Exec(ctx, `
 select 1 from nudge.feed where slot = $1 and epoch = $2 and position = $3 for update`,
 		slot, int64(s.Epoch), int64(s.Position))
@@ -129,17 +135,37 @@ select 1 from nudge.feed where slot = $1 and epoch = $2 and position = $3 for up
 	return openSegment(ctx, tx, slot, s)
 }
 
+// lockChanges begins every transaction that writes to the log in several statements. Retention locks the
+// table first, to drop a part of it, and the feed's row after it; in another order the two would deadlock.
+func lockChanges(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `lock table only nudge.changes in row exclusive mode`)
+	return err
+}
+
+// durable is a common table expression that has the transaction flushed at its commit, also where the
+// database commits asynchronously (I1). A standby is waited for only where the database says so.
+const durable = `durable as (
+  select case current_setting('synchronous_commit') when 'off' then set_config('synchronous_commit', 'local', true) end)`
+
 // Batch is what one append makes durable: whole transactions in commit order, and the position behind
 // them. Changes may be empty: then only the position moves.
 type Batch struct {
 	Next    change.LSN
 	Changes []change.Change
+	// Stream, if not nil, has the changes instead of Changes, for one transaction too large for memory.
+	Stream Source
 	// Relations are the signatures of tables whose columns were streamed anew; merged into the state's.
 	Relations map[string]string
 	// Config, if not nil, puts this routing configuration in force from Next on.
 	Config        []byte
 	ConfigHash    uint64
 	SnapshotFence uint64
+}
+
+// Source yields the changes of one transaction, in order. Next returns io.EOF after the last; what it
+// returns is good until the call after. One goroutine calls it at a time.
+type Source interface {
+	Next() (*change.Change, error)
 }
 
 // copyFrom is the number of changes from which COPY is quicker than one INSERT of arrays.
@@ -164,7 +190,7 @@ func (w *Writer) Append(ctx context.Context, b Batch) error {
 		next.Relations = merged
 	}
 	var err error
-	if len(b.Changes) < copyFrom && b.Config == nil && len(b.Relations) == 0 {
+	if len(b.Changes) < copyFrom && b.Stream == nil && b.Config == nil && len(b.Relations) == 0 {
 		err = w.appendSmall(ctx, b)
 	} else {
 		err = w.appendLarge(ctx, b, next)
@@ -191,8 +217,8 @@ func (w *Writer) appendSmall(ctx context.Context, b Batch) error {
 	}
 	var moved int
 	err := w.log.pool.QueryRow(ctx, `
-with fence as (
-  update nudge.feed set position = $4, leader = $5, moved_at = now()
+with `+durable+`, fence as (
+  update nudge.feed set position = $4, leader = $5, moved_at = now() from durable
    where slot = $1 and epoch = $2 and position = $3 returning segment),
 rows as (
   insert into nudge.changes (segment, lsn, seq, scope, tbl, op, key, row, origin, reason, committed_at)
@@ -218,10 +244,15 @@ func (w *Writer) appendLarge(ctx context.Context, b Batch, next State) error {
 		return err
 	}
 	return pgx.BeginFunc(ctx, w.log.pool, func(tx pgx.Tx) error {
+		if err := lockChanges(ctx, tx); err != nil {
+			return err
+		}
 		var segment int32
 		err := tx.QueryRow(ctx, `
+with `+durable+`
 update nudge.feed
    set position = $4, leader = $5, moved_at = now(), config_hash = $6, config = $7, relations = $8, snapshot_fence = $9
+  from durable
  where slot = $1 and epoch = $2 and position = $3
 returning segment`,
 			w.log.slot, int64(w.state.Epoch), int64(w.state.Position), int64(b.Next), w.name,
@@ -232,17 +263,11 @@ returning segment`,
 		if err != nil {
 			return err
 		}
-		_, err = tx.CopyFrom(ctx, pgx.Identifier{"nudge", "changes"}, []string{
-			"segment", "lsn", "seq", "scope", "tbl", "op", "key", "row", "origin", "reason", "committed_at",
-		}, pgx.CopyFromSlice(len(b.Changes), func(i int) ([]any, error) {
-			c := &b.Changes[i]
-			return []any{
-				segment, int64(c.Pos.LSN), int32(c.Pos.Seq), string(c.Scope), c.Table, byte(c.Op),
-				textOrNil(string(c.Key)), textOrNil(string(c.Row)), textOrNil(c.Origin), textOrNil(string(c.Reason)),
-				c.CommittedAt.UnixMicro(),
-			}, nil
-		}))
-		return err
+		src := b.Stream
+		if src == nil {
+			src = &slice{b.Changes}
+		}
+		return copyChanges(ctx, tx.Conn().PgConn(), segment, src)
 	})
 }
 

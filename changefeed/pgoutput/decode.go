@@ -57,8 +57,7 @@ func (d *Decoder) Decode(data []byte) (*Message, error) {
 		k := d.byte()
 		if k == 'K' || k == 'O' {
 			m.OldKind = OldKind(k)
-			d.old = d.tuple(d.old[:0])
-			m.Old = d.old
+			d.oldTuple()
 			k = d.byte()
 		}
 		if k != 'N' {
@@ -72,8 +71,7 @@ func (d *Decoder) Decode(data []byte) (*Message, error) {
 		if m.OldKind != KeyOnly && m.OldKind != FullOld {
 			d.short = true
 		}
-		d.old = d.tuple(d.old[:0])
-		m.Old = d.old
+		d.oldTuple()
 	case Truncate:
 		n := int(d.uint32())
 		flags := d.byte()
@@ -141,6 +139,19 @@ func (d *Decoder) tuple(dst []Value) []Value {
 		dst = append(dst, v)
 	}
 	return dst
+}
+
+// oldTuple reads the old tuple of d.msg. In one of the key alone, a null is a column that was not sent.
+func (d *Decoder) oldTuple() {
+	d.old = d.tuple(d.old[:0])
+	if d.msg.OldKind == KeyOnly {
+		for i := range d.old {
+			if d.old[i].Kind == Null {
+				d.old[i].Kind = Unchanged
+			}
+		}
+	}
+	d.msg.Old = d.old
 }
 
 func (d *Decoder) bytes(n int) []byte {

@@ -71,7 +71,7 @@ func TestDecode(t *testing.T) {
 		t.Errorf("update: %+v, %v", m, err)
 	}
 	m, err = d.Decode(samples["delete"])
-	if err != nil || m.OldKind != pgoutput.KeyOnly || string(m.Old[0].Text) != "9" || m.Old[1].Kind != pgoutput.Null {
+	if err != nil || m.OldKind != pgoutput.KeyOnly || string(m.Old[0].Text) != "9" || m.Old[1].Kind != pgoutput.Unchanged {
 		t.Errorf("delete: %+v, %v", m, err)
 	}
 	m, err = d.Decode(samples["truncate"])

@@ -70,7 +70,7 @@ type OldKind byte
 // What an old tuple holds.
 const (
 	NoOld   OldKind = 0   // there is none: the replica identity did not change
-	KeyOnly OldKind = 'K' // the columns of the replica identity; the others are null
+	KeyOnly OldKind = 'K' // the columns of the replica identity; the others are Unchanged
 	FullOld OldKind = 'O' // every column: REPLICA IDENTITY FULL
 )
 
@@ -86,7 +86,7 @@ type ValueKind byte
 // How a column's value was sent.
 const (
 	Null      ValueKind = 'n'
-	Unchanged ValueKind = 'u' // an unchanged TOAST value: not sent (P11)
+	Unchanged ValueKind = 'u' // not sent: an unchanged TOAST value (P11), or beside the key of an old tuple
 	Text      ValueKind = 't'
 )
 

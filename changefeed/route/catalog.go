@@ -5,12 +5,15 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/nudgesync/nudge/changefeed/pgoutput"
 )
 
 // Column is one column of a table, as the catalog has it.
 type Column struct {
 	Name      string
 	Type      uint32 // OID
+	Modifier  int32  // atttypmod
 	BaseType  uint32 // OID of what a domain stands on, which is how query results name it; else Type
 	TypeName  string // as format_type prints it: "character varying(20)"
 	NotNull   bool
@@ -48,6 +51,17 @@ func (t *CatalogTable) Column(name string) (Column, bool) {
 	return Column{}, false
 }
 
+// Signature is that of the relation as the stream describes it, if it has the table's present columns.
+func (t *CatalogTable) Signature() string {
+	rel := &pgoutput.Rel{ID: t.OID}
+	for _, c := range t.Columns {
+		if !c.Generated {
+			rel.Columns = append(rel.Columns, pgoutput.Column{Name: c.Name, Type: c.Type, Modifier: c.Modifier})
+		}
+	}
+	return Signature(rel)
+}
+
 // Querier is a pgx connection, pool or transaction.
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -67,16 +81,17 @@ func Catalog(ctx context.Context, q Querier, names []string) (map[string]*Catalo
 		var kind, identity string
 		var names, types []string
 		var oids, bases []uint32
+		var modifiers []int32
 		var notNull, generated, toastable []bool
 		err := rows.Scan(&t.OID, &t.Schema, &t.Name, &kind, &identity, &t.RowSecurity,
-			&names, &oids, &bases, &types, &notNull, &generated, &toastable,
+			&names, &oids, &modifiers, &bases, &types, &notNull, &generated, &toastable,
 			&t.PrimaryKey, &t.PrimaryKeyDeferrable, &t.IdentityIndex, &t.IdentityColumns, &t.Leaves)
 		if err != nil {
 			return nil, fmt.Errorf("read catalog: %w", err)
 		}
 		t.Kind, t.Identity = kind[0], identity[0]
 		for i := range names {
-			t.Columns = append(t.Columns, Column{names[i], oids[i], bases[i], types[i], notNull[i], generated[i], toastable[i]})
+			t.Columns = append(t.Columns, Column{names[i], oids[i], modifiers[i], bases[i], types[i], notNull[i], generated[i], toastable[i]})
 		}
 		switch t.Identity {
 		case 'd':
@@ -96,7 +111,7 @@ func Catalog(ctx context.Context, q Querier, names []string) (map[string]*Catalo
 
 const catalogSQL = `
 select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relrowsecurity,
-       a.names, a.oids, a.bases, a.types, a.not_null, a.generated, a.toastable,
+       a.names, a.oids, a.modifiers, a.bases, a.types, a.not_null, a.generated, a.toastable,
        coalesce(pk.cols, '{}'), coalesce(pk.deferrable, false),
        coalesce(ri.name, ''), coalesce(ri.cols, '{}'),
        coalesce((select array_agg(ln.nspname || '.' || lc.relname order by t.level, t.relid::text)
@@ -109,6 +124,7 @@ select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.rel
   cross join lateral (
        select coalesce(array_agg(a.attname::text order by a.attnum), '{}') as names,
               coalesce(array_agg(a.atttypid order by a.attnum), '{}') as oids,
+              coalesce(array_agg(a.atttypmod order by a.attnum), '{}') as modifiers,
               coalesce(array_agg((
                 with recursive base(oid) as (
                   select a.atttypid union all

@@ -18,6 +18,7 @@ type Table struct {
 	owner   int   // column index
 	key     []int // column indices, in key order
 	columns []column
+	full    bool // every update and delete carries the whole old row
 	buf     []byte
 }
 
@@ -27,12 +28,14 @@ type column struct {
 	hidden bool
 }
 
-// ErrShape: a relation lacks a column that its rule needs.
+// ErrShape: a relation, or its replica identity, lacks a column that its rule needs.
 var ErrShape = errors.New("the table does not have the configured columns")
 
-// NewTable compiles a rule for a relation. types must know the relation's types.
+// NewTable compiles a rule for a relation. types must know the relation's types. A streamed relation
+// names its replica identity, which must have owner and key: without them an update or a delete would not say
+// whose row is gone (P11). One that was made from the catalog has none.
 func NewTable(rel *pgoutput.Rel, rule Rule, types *value.Types, opt value.Options) (*Table, error) {
-	t := &Table{name: rel.Schema + "." + rel.Name, owner: -1, key: make([]int, len(rule.Key))}
+	t := &Table{name: rel.Schema + "." + rel.Name, owner: -1, key: make([]int, len(rule.Key)), full: rel.Identity == 'f'}
 	for i := range t.key {
 		t.key[i] = -1
 	}
@@ -57,6 +60,11 @@ func NewTable(rel *pgoutput.Rel, rule Rule, types *value.Types, opt value.Option
 	for j, k := range t.key {
 		if k < 0 {
 			return nil, fmt.Errorf("%w: %s has no column %q", ErrShape, t.name, rule.Key[j])
+		}
+	}
+	for _, i := range append([]int{t.owner}, t.key...) {
+		if c := rel.Columns[i]; rel.Identity != 0 && !t.full && !c.Identity {
+			return nil, fmt.Errorf("%w: the replica identity of %s lacks %q", ErrShape, t.name, c.Name)
 		}
 	}
 	return t, nil
@@ -87,18 +95,18 @@ func (t *Table) Insert(tx *Tx, row []pgoutput.Value) {
 
 // Update routes an updated row. old is empty where the replica identity did not change.
 func (t *Table) Update(tx *Tx, old, row []pgoutput.Value) {
-	if !t.wellFormed(tx, row) || len(old) > 0 && !t.wellFormed(tx, old) {
+	if !t.wellFormed(tx, row) || (t.full || len(old) > 0) && !t.identified(tx, old) {
 		return
 	}
 	// A TOASTed value that did not change is taken from the old tuple, which has it under FULL (P11).
-	hole := false
+	hole := false // among the columns that travel
 	for i := range row {
 		if row[i].Kind != pgoutput.Unchanged {
 			continue
 		}
 		if len(old) > 0 && old[i].Kind == pgoutput.Text {
 			row[i] = old[i]
-		} else {
+		} else if !t.columns[i].hidden {
 			hole = true
 		}
 	}
@@ -128,7 +136,7 @@ func (t *Table) Update(tx *Tx, old, row []pgoutput.Value) {
 
 // Delete routes a deleted row.
 func (t *Table) Delete(tx *Tx, old []pgoutput.Value) {
-	if !t.wellFormed(tx, old) {
+	if !t.identified(tx, old) {
 		return
 	}
 	if scope, ok := t.scope(old); ok {
@@ -139,18 +147,33 @@ func (t *Table) Delete(tx *Tx, old []pgoutput.Value) {
 // wellFormed guards against a tuple that does not match its relation: the table is reset, so that
 // nothing is silently lost.
 func (t *Table) wellFormed(tx *Tx, row []pgoutput.Value) bool {
-	if len(row) == len(t.columns) {
-		return true
+	return len(row) == len(t.columns) || t.malformed(tx)
+}
+
+// identified guards likewise against an old tuple that does not say whose row it was, and which: that of
+// a partition whose replica identity is not the partitioned table's (P12).
+func (t *Table) identified(tx *Tx, old []pgoutput.Value) bool {
+	if len(old) != len(t.columns) || old[t.owner].Kind == pgoutput.Unchanged {
+		return t.malformed(tx)
 	}
+	for _, i := range t.key {
+		if old[i].Kind == pgoutput.Unchanged {
+			return t.malformed(tx)
+		}
+	}
+	return true
+}
+
+func (t *Table) malformed(tx *Tx) bool {
 	tx.Malformed++
 	tx.Reset(t.name, change.ReasonRepair)
 	return false
 }
 
-// scope is the row's owner; false if it has none (a null owner).
+// scope is the row's owner; false if it has none (a null owner, or what can be no user).
 func (t *Table) scope(row []pgoutput.Value) (change.Scope, bool) {
 	v := row[t.owner]
-	if v.Kind != pgoutput.Text {
+	if v.Kind != pgoutput.Text || !change.ValidUser(string(v.Text)) {
 		return "", false
 	}
 	return change.User(string(v.Text)), true

@@ -9,8 +9,12 @@ import (
 // Tx gathers the routed events of one transaction and folds them into its net effect.
 type Tx struct {
 	Malformed int // tuples that did not match their relation
+	// Disk is where the events go that are too many for memory. The zero Disk keeps all in memory.
+	Disk Disk
 
 	events []event
+	bytes  int
+	spill  *spill // not nil: the events are on disk
 }
 
 // event is a change before its transaction is known.
@@ -20,16 +24,15 @@ type event struct {
 	born bool
 }
 
-// Len is the number of routed events so far.
-func (tx *Tx) Len() int { return len(tx.events) }
+// Bytes is the memory that the events so far take.
+func (tx *Tx) Bytes() int { return tx.bytes }
 
-// Bytes is the memory that the last n events take.
-func (tx *Tx) Bytes(n int) int {
-	size := 0
-	for i := len(tx.events) - n; i < len(tx.events); i++ {
-		size += tx.events[i].change.Bytes()
+// Err is what went wrong with the disk, an ErrSpill. The transaction can't be committed then.
+func (tx *Tx) Err() error {
+	if tx.spill == nil {
+		return nil
 	}
-	return size
+	return tx.spill.err
 }
 
 // ResetAll resets every table for everybody.
@@ -42,11 +45,37 @@ func (tx *Tx) Reset(table string, reason change.Reason) {
 	tx.add(event{change: change.Change{Scope: change.All, Table: table, Op: change.Reset, Reason: reason}})
 }
 
-func (tx *Tx) add(e event) { tx.events = append(tx.events, e) }
+func (tx *Tx) add(e event) {
+	if tx.spill != nil {
+		tx.spill.add(&e)
+		return
+	}
+	tx.bytes += e.change.Bytes()
+	tx.events = append(tx.events, e)
+	if tx.Disk.Bytes > 0 && tx.bytes > tx.Disk.Bytes {
+		tx.toDisk()
+	}
+}
+
+// toDisk moves the transaction out of memory.
+func (tx *Tx) toDisk() {
+	tx.spill = newSpill(tx.Disk)
+	for i := range tx.events {
+		tx.spill.add(&tx.events[i])
+	}
+	tx.events = nil // its array is as large as it may ever get
+	tx.bytes = tx.spill.memory()
+}
 
 // Commit returns the net effect: at most one change per (scope, table, key) between two resets, in the
-// order of first appearance, numbered from 1. The Tx is empty afterwards.
-func (tx *Tx) Commit(e change.Epoch, lsn change.LSN, at time.Time, origin string) []change.Change {
+// order of first appearance, numbered from 1. It is a slice or, of a transaction that went to disk, a
+// Spilled, which the caller closes. The Tx is empty afterwards.
+func (tx *Tx) Commit(e change.Epoch, lsn change.LSN, at time.Time, origin string) ([]change.Change, *Spilled) {
+	if tx.spill != nil {
+		s := tx.spill.commit(change.Change{Pos: change.Position{Epoch: e, LSN: lsn}, Origin: origin, CommittedAt: at})
+		tx.spill, tx.bytes = nil, 0
+		return nil, s
+	}
 	if len(tx.events) > 1 {
 		tx.fold()
 	}
@@ -58,8 +87,17 @@ func (tx *Tx) Commit(e change.Epoch, lsn change.LSN, at time.Time, origin string
 		out[i] = c
 	}
 	clear(tx.events)
-	tx.events = tx.events[:0]
-	return out
+	tx.events, tx.bytes = tx.events[:0], 0
+	return out, nil
+}
+
+// Discard forgets the events, and frees what they hold on disk.
+func (tx *Tx) Discard() {
+	if tx.spill != nil {
+		tx.spill.events.close()
+	}
+	clear(tx.events)
+	tx.events, tx.bytes, tx.spill = tx.events[:0], 0, nil
 }
 
 type rowID struct {
@@ -68,15 +106,28 @@ type rowID struct {
 	key   string
 }
 
-// fold leaves each row's net effect. A row born in this transaction and gone at its end was never to be
-// seen by anyone: it leaves no trace. Anything else followed by a delete is that delete (A1).
+// absorb makes e the net effect of itself and then of next, an event of the same row. It reports whether
+// that is anything: a row born in this transaction and gone at its end was never to be seen by anyone, and
+// leaves no trace. Anything else followed by a delete is that delete (A1).
+func (e *event) absorb(next *event) bool {
+	c := next.change
+	if c.Op == change.Patch && e.change.Op != change.Delete {
+		c.Op = e.change.Op
+		c.Row = change.MergeRow(e.change.Row, c.Row)
+	}
+	e.change = c // born stays what it was before the transaction
+	return c.Op != change.Delete || !e.born
+}
+
+// fold leaves each row's net effect. Nothing folds across a reset. What is on disk folds in the same way:
+// foldPart.
 func (tx *Tx) fold() {
 	last := make(map[rowID]int, len(tx.events))
 	kept := tx.events[:0]
 	dropped := false
 	for _, e := range tx.events {
 		if e.change.Op == change.Reset {
-			clear(last) // a barrier: nothing folds across it
+			clear(last)
 			kept = append(kept, e)
 			continue
 		}
@@ -87,14 +138,8 @@ func (tx *Tx) fold() {
 			kept = append(kept, e)
 			continue
 		}
-		prev := &kept[i]
-		if e.change.Op == change.Patch && prev.change.Op != change.Delete {
-			e.change.Op = prev.change.Op
-			e.change.Row = change.MergeRow(prev.change.Row, e.change.Row)
-		}
-		prev.change = e.change // born stays what it was before the transaction
-		if e.change.Op == change.Delete && prev.born {
-			prev.change.Op = 0 // leaves no trace
+		if !kept[i].absorb(&e) {
+			kept[i].change.Op = 0
 			dropped = true
 			delete(last, id)
 		}

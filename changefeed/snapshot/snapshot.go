@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,7 @@ type Config struct {
 // Reader reads pages. It is safe for concurrent use.
 type Reader struct {
 	cfg    Config
-	fenced atomic.Uint64 // the highest fence that was seen passed
+	fenced atomic.Uint64 // the fence that was last seen passed
 
 	mu    sync.Mutex
 	plans map[string]*plan
@@ -112,8 +113,8 @@ func (r *Reader) Page(ctx context.Context, table, user string, after []string, f
 
 // passFence fails while a transaction below the fence is open.
 func (r *Reader) passFence(ctx context.Context, conn *pgx.Conn, fence uint64) error {
-	if fence <= r.fenced.Load() {
-		return nil
+	if fence == r.fenced.Load() {
+		return nil // a lower one may be of a database that went back: it must be seen passed too
 	}
 	var oldest int64
 	if err := conn.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`).Scan(&oldest); err != nil {
@@ -122,7 +123,7 @@ func (r *Reader) passFence(ctx context.Context, conn *pgx.Conn, fence uint64) er
 	if uint64(oldest) < fence {
 		return ErrFenced
 	}
-	r.fenced.Store(fence) // a race stores a lower one at worst, which is asked for again
+	r.fenced.Store(fence)
 	return nil
 }
 
@@ -250,7 +251,7 @@ func (r *Reader) read(ctx context.Context, conn *pgx.Conn, p *plan, rule route.R
 		page.Rows = append(page.Rows, out)
 	}
 	if _, err := rr.Close(); err != nil {
-		return Page{}, readError(err)
+		return Page{}, p.readError(ctx, conn, params, err)
 	}
 	if stale {
 		return Page{}, errStale
@@ -275,22 +276,39 @@ func (p *plan) matches(fields []pgconn.FieldDescription) bool {
 	return true
 }
 
-// readError tells a user that can't own anything, and a table that has changed, from a real failure.
-func readError(err error) error {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		switch pgErr.Code {
-		case "22P02", "22003", "22007", "22008":
-			// The user is no value of the owner's type: nothing can be theirs.
-			return ErrNoSuchOwner
-		case "42703", "42P01", "42883":
-			return errStale
-		}
+// readError tells a user that can't own anything, a place that is none any more, and a table that has
+// changed from a real failure. params are those of the page's query.
+func (p *plan) readError(ctx context.Context, conn *pgx.Conn, params [][]byte, err error) error {
+	// Where nothing is read, only the parameters can be at fault.
+	wrong := func(sql string, params ...[]byte) bool {
+		params[1] = []byte("0")
+		_, err := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Close()
+		return noValue(err)
+	}
+	switch {
+	case noValue(err) && wrong(p.first, params[0], nil):
+		return ErrNoSuchOwner
+	case noValue(err) && len(params) > 2 && wrong(p.next, params...):
+		return ErrNoSuchPlace
+	case hasCode(err, "42703", "42P01", "42883"):
+		return errStale
 	}
 	return fmt.Errorf("snapshot: read page: %w", err)
 }
 
-// ErrNoSuchOwner: the user is no possible value of the owner column.
+// noValue reports whether a text was no value of its type.
+func noValue(err error) bool { return hasCode(err, "22P02", "22003", "22007", "22008") }
+
+func hasCode(err error, codes ...string) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && slices.Contains(codes, pgErr.Code)
+}
+
+// ErrNoSuchPlace: the key to go on after is no possible key of the table, whose type has changed. The
+// snapshot must begin anew.
+var ErrNoSuchPlace = errors.New("snapshot: the table has no such key any more")
+
+// ErrNoSuchOwner: the user is no possible value of the owner column. Nothing can be theirs.
 var ErrNoSuchOwner = errors.New("snapshot: the user can own no row of this table")
 
 // flushed returns how far the WAL goes and waits until it is flushed up to there: what the page showed

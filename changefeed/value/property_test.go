@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"pgregory.net/rapid"
@@ -168,8 +169,19 @@ func (g *generator) scalar() randomType {
 		return strconv.FormatInt(rapid.Int64Range(lo, hi).Draw(g.rt, "integer"), 10)
 	}
 	literal := func(s string) string { return quote(s) }
-	// Microseconds from 4714 BC to the year 294276, and days in the same years.
-	instant := func() string { return integer(-210866803200000000, math.MaxInt64) }
+	// An interval as hours, for Postgres 14 reads no more than 2³¹ of any unit.
+	clock := func(lo, hi time.Duration) string {
+		d := time.Duration(rapid.Int64Range(int64(lo/time.Microsecond), int64(hi/time.Microsecond)).Draw(g.rt, "clock")) * time.Microsecond
+		sign := ""
+		if d < 0 {
+			sign, d = "-", -d
+		}
+		return fmt.Sprintf("%s%d:%02d:%02d.%06d", sign, d/time.Hour, d/time.Minute%60, d/time.Second%60, d/time.Microsecond%1e6)
+	}
+	// What is to be added to 1970 for 4714 BC to the year 294276.
+	instant := func() string {
+		return literal(integer(-2440588, 106751990)+" days "+clock(0, 24*time.Hour-1)) + "::interval"
+	}
 	scalars := []randomType{
 		{"bool", func() string { return rapid.SampledFrom([]string{"true", "false"}).Draw(g.rt, "bool") }},
 		{"int2", func() string { return literal(integer(math.MinInt16, math.MaxInt16)) }},
@@ -195,15 +207,15 @@ func (g *generator) scalar() randomType {
 		}},
 		{"uuid", func() string { return literal(rapid.StringMatching(`[0-9a-f]{32}`).Draw(g.rt, "uuid")) }},
 		{"date", func() string { return "date '2000-01-01' + " + integer(-2451545, 2145031948) + "::int" }},
-		{"timestamp", func() string { return "timestamp '1970-01-01' + '" + instant() + " microseconds'::interval" }},
-		{"timestamptz", func() string { return "timestamptz '1970-01-01' + '" + instant() + " microseconds'::interval" }},
-		{"time", func() string { return "time '00:00' + '" + integer(0, 86399999999) + " microseconds'::interval" }},
+		{"timestamp", func() string { return "timestamp '1970-01-01' + " + instant() }},
+		{"timestamptz", func() string { return "timestamptz '1970-01-01' + " + instant() }},
+		{"time", func() string { return "time '00:00' + " + literal(clock(0, 24*time.Hour-1)) + "::interval" }},
 		{"timetz", func() string {
 			return literal(rapid.StringMatching(`(0[0-9]|1[0-9]):[0-5][0-9]:[0-5][0-9]\.[0-9]{1,6}[+-](0[0-9]|1[0-4]):[0-5][0-9]`).Draw(g.rt, "timetz"))
 		}},
 		{"interval", func() string {
 			return literal(integer(-100000, 100000) + " months " + integer(-100000, 100000) + " days " +
-				integer(-1e15, 1e15) + " microseconds")
+				clock(-1e15*time.Microsecond, 1e15*time.Microsecond))
 		}},
 		{"money", func() string { return "(" + integer(math.MinInt32, math.MaxInt32) + "::numeric / 100)" }},
 		{"inet", func() string {
@@ -215,7 +227,7 @@ func (g *generator) scalar() randomType {
 		{"point", func() string { return literal("(" + integer(-1e6, 1e6) + ".1,1e" + integer(-300, 300) + ")") }},
 		{"box", func() string { return literal("(" + integer(-1e6, 1e6) + ",0.3),(1," + integer(-9, 9) + ")") }},
 		{"tstzrange", func() string {
-			return "tstzrange(null, timestamptz '1970-01-01' + '" + instant() + " microseconds'::interval, '[]')"
+			return "tstzrange(null, timestamptz '1970-01-01' + " + instant() + ", '[]')"
 		}},
 		{"datemultirange", func() string {
 			return "datemultirange(daterange('2000-01-01', date '2000-01-01' + " + integer(0, 100000) + "::int, '[]'))"

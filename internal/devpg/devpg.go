@@ -35,8 +35,8 @@ type Options struct {
 	Settings map[string]string
 	// Fsync makes commits survive a crash of the machine. Without it they survive a crash of Postgres.
 	Fsync bool
-	// Logger receives the server's own log: FATAL and PANIC as errors, the rest at debug level. Nil
-	// discards it.
+	// Logger receives the server's own log: FATAL and PANIC as errors, the rest at debug level, also
+	// what it says to clients that come too early or stay too long. Nil discards it.
 	Logger *slog.Logger
 }
 

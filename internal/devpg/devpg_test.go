@@ -1,9 +1,11 @@
 package devpg_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -208,4 +210,39 @@ func TestStartRefuses(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// A start and a stop that go as they should leave no error in the log, however early or late a client
+// is; what else is fatal to a client does.
+func TestLogLevels(t *testing.T) {
+	var log bytes.Buffer // complete, and nobody's but ours, once the server is stopped
+	c := start(t, devpg.Options{
+		Dir:    filepath.Join(tempDir(t), "cluster"),
+		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	lingering, err := pgx.Connect(t.Context(), c.DSN("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lingering.Close(context.Background()) })
+	if err := c.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), " 57P01 FATAL:") || strings.Contains(log.String(), "level=ERROR") {
+		t.Errorf("want the end of a connection, and no error:\n%s", &log)
+	}
+
+	log.Reset()
+	if err := c.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pgx.Connect(t.Context(), c.DSN("nowhere")); err == nil {
+		t.Error("connected to a database that is not there")
+	}
+	if err := c.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), " 3D000 FATAL:") {
+		t.Errorf("want an error for a missing database:\n%s", &log)
+	}
 }

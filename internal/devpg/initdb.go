@@ -166,11 +166,15 @@ func (c *Cluster) sameMajor(ctx context.Context, made string) error {
 
 const settingsFile = "nudge.conf"
 
+// linePrefix is Postgres's own with the SQLSTATE behind it, by which serverLog judges a line.
+const linePrefix = "%m [%p] %e "
+
 // writeSettings uses a file, not the command line, so that ALTER SYSTEM can override.
 func (c *Cluster) writeSettings() error {
 	settings := map[string]string{
 		"listen_addresses":        "127.0.0.1",
 		"unix_socket_directories": "",
+		"log_line_prefix":         linePrefix,
 		"wal_level":               "logical",
 		"max_connections":         "200",
 		"max_wal_senders":         "40",

@@ -99,13 +99,19 @@ func (l *serverLog) Write(b []byte) (int, error) {
 
 func (l *serverLog) line(s string) {
 	level := slog.LevelDebug
-	if strings.Contains(s, "FATAL:") || strings.Contains(s, "PANIC:") {
+	if (strings.Contains(s, "FATAL:") || strings.Contains(s, "PANIC:")) && !ordinary(s) {
 		level = slog.LevelError
 	}
 	l.log.Log(context.Background(), level, "postgres", "line", s)
 	if l.last = append(l.last, s); len(l.last) > 20 {
 		l.last = l.last[1:]
 	}
+}
+
+// ordinary reports whether a line is a FATAL of every start and stop: whoever knocks before the server
+// is up (cannot_connect_now) or is still there when it ends (admin_shutdown). See linePrefix.
+func ordinary(line string) bool {
+	return strings.Contains(line, " 57P03 FATAL:") || strings.Contains(line, " 57P01 FATAL:")
 }
 
 func (l *serverLog) tail() string {

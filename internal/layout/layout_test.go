@@ -46,6 +46,8 @@ var table = map[string][]string{
 	"clientsim/device": {"server/wire"},
 	"clientsim/oracle": {"clientsim/device", "server/wire"},
 
+	"internal/bench":        {},
+	"internal/bench/feed":   {"changefeed", "changefeed/change", "changefeed/changelog", "changefeed/pgoutput", "changefeed/route", "changefeed/value", "internal/bench", "internal/devpg", "migrations"},
 	"internal/devpg":        {},
 	"internal/devpg/pgtest": {"internal/devpg"},
 	"internal/layout":       {},

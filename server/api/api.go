@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/notify/hub"
@@ -88,6 +89,9 @@ type Limits struct {
 	FrameBurst  int           // of those at once; 60
 	PageRows    int           // rows a page at most, whatever limit asks for; 5000
 	DrainRate   int           // sessions a second that the other nodes can admit; 500
+
+	HandshakeRate int // new sockets a second, and at once; 200
+	MaxSockets    int // open ones; 50,000
 }
 
 func (l Limits) withDefaults() Limits {
@@ -106,6 +110,8 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.FrameBurst, 60)
 	orInt(&l.PageRows, 5000)
 	orInt(&l.DrainRate, 500)
+	orInt(&l.HandshakeRate, 200)
+	orInt(&l.MaxSockets, 50_000)
 	return l
 }
 
@@ -154,6 +160,9 @@ type API struct {
 	origins map[string]bool
 	gzip    gzipWriters
 	frames  frameBuffers
+	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost
+	// less than to let it in.
+	handshakes *rate.Limiter
 
 	// base ends with Run: engine calls of sessions live no longer.
 	base     context.Context
@@ -195,6 +204,7 @@ func New(cfg Config) (*API, error) {
 		byDevice: map[deviceKey]*session{},
 		empty:    make(chan struct{}),
 	}
+	a.handshakes = rate.NewLimiter(rate.Limit(a.limits.HandshakeRate), a.limits.HandshakeRate)
 	a.base, a.stopBase = context.WithCancel(context.Background())
 	for _, o := range cfg.Origins {
 		a.origins[strings.ToLower(o)] = true

@@ -14,6 +14,7 @@ type Metrics struct {
 	pulls       *prometheus.CounterVec
 	pullSeconds *prometheus.HistogramVec
 	closes      *prometheus.CounterVec
+	refused     *prometheus.CounterVec
 }
 
 // NewMetrics makes the collectors and registers them; an error means that their names are taken.
@@ -38,8 +39,11 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		closes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nudge_session_closes_total", Help: `Ended sockets by our close code; "client" closed it, "lost" just ended.`,
 		}, []string{"code"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nudge_sockets_refused_total", Help: "Sockets refused before the upgrade for want of room, by problem code.",
+		}, []string{"code"}),
 	}
-	for _, c := range []prometheus.Collector{m.sessions, m.nudges, m.frames, m.pulls, m.pullSeconds, m.closes} {
+	for _, c := range []prometheus.Collector{m.sessions, m.nudges, m.frames, m.pulls, m.pullSeconds, m.closes, m.refused} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

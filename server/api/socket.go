@@ -21,6 +21,12 @@ import (
 // larger ones pass through. net/http's own take 8 KB a connection.
 const socketBuffer = 512
 
+// How long a client that was refused a socket waits.
+const (
+	minBusyWait = time.Second
+	maxBusyWait = 5 * time.Second
+)
+
 // socket serves GET /v1/socket up to the upgrade. The handler returns then, which frees what net/http
 // holds for a connection; the session's reader lives on. Origins were checked on the way here.
 func (a *API) socket(w http.ResponseWriter, r *http.Request) {
@@ -37,8 +43,9 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	if !a.reserve() {
-		a.fail(w, r, wire.NewProblem(wire.Draining, ""))
+	if p := a.reserve(); p != nil {
+		a.metrics.refused.WithLabelValues(string(p.Code)).Inc()
+		a.fail(w, r, p)
 		return
 	}
 	up := &upgrade{ResponseWriter: w}
@@ -82,15 +89,27 @@ func names(h http.Header, key, value string) bool {
 	return false
 }
 
-// reserve takes a session's place, false when none are given any more. release gives it back.
-func (a *API) reserve() bool {
+// reserve takes a session's place, or says why there is none. release gives it back.
+func (a *API) reserve() *wire.Problem {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.draining {
-		return false
+	switch {
+	case a.draining:
+		return wire.NewProblem(wire.Draining, "")
+	case a.open >= a.limits.MaxSockets:
+		return busy("this node holds as many sockets as it may")
+	case !a.handshakes.Allow():
+		return busy("too many sockets are being opened")
 	}
 	a.open++
-	return true
+	return nil
+}
+
+// busy is the problem of a socket that there is no room for now. The times to wait differ, so that those
+// who were refused together do not come back together.
+func busy(detail string) *wire.Problem {
+	wait := minBusyWait + time.Duration(mathrand.Int64N(int64(maxBusyWait-minBusyWait)))
+	return wire.NewProblem(wire.Overloaded, detail).After(wait)
 }
 
 func (a *API) release() {

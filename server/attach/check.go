@@ -65,7 +65,7 @@ func connectFinding(key, role string, err error) Finding {
 	f.Message = "cannot connect with " + key + ": " + pg.Message
 	switch pg.Code {
 	case "28P01":
-		f.Fix = `\password ` + ident(role)
+		f.Fix = "run `nudge attach` to make the role, or, if it is there, set the password of " + key + ": \\password " + ident(role)
 	case "28000":
 		f.Fix = "run `nudge attach` to make the role, or let it in by pg_hba.conf"
 	case "3D000":

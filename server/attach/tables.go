@@ -40,6 +40,9 @@ func (st *state) checkTables(spec Spec) []Finding {
 		if f, bad := t.keyFinding(ts.Name); bad {
 			out = append(out, f)
 		}
+		if f, bad := st.generatedFinding(ts, t); bad && len(out) == before {
+			out = append(out, f)
+		}
 		if len(out) == before {
 			out = append(out, Finding{OK: true, Code: CodePrimaryKey, Subject: ts.Name, Message: ts.Name + " has the key (" + strings.Join(t.PrimaryKey, ", ") + ")"})
 		}

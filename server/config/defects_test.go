@@ -48,6 +48,8 @@ func TestDefects(t *testing.T) {
 		"no snapshots":                {"log: {}\nlimits: {snapshots: 0}", config.Invalid, 6, 21, "limits.snapshots", "", ""},
 		"too many rows a page":        {"limits: {page_rows: 5001}", config.Invalid, 5, 21, "limits.page_rows", "", ""},
 		"role":                        {"roles: [feed, sreve]", config.Invalid, 5, 15, "roles[1]", `did you mean "serve"?`, "roles: [feed, sreve"},
+		"a node without serve yet":    {"roles: [feed, push]", config.Unsupported, 5, 1, "roles", "leave roles out", ""},
+		"a node without feed yet":     {"roles: [serve]", config.Unsupported, 5, 1, "roles", "leave roles out", ""},
 		"no role":                     {"roles: []", config.Missing, 5, 1, "roles", "feed, serve, push", ""},
 		"address without a port":      {"listen: {public: localhost}", config.Invalid, 5, 18, "listen.public", "127.0.0.1:8080", ""},
 		"port out of range":           {"listen: {public: 'localhost:70000'}", config.Invalid, 5, 18, "listen.public", "", ""},

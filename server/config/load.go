@@ -139,6 +139,7 @@ func unreadable(path string, err error) *Error {
 		err = pe.Err
 	}
 	e := &Error{Code: Unreadable, File: path, Message: err.Error()}
+	e.Hint = "name a file that this user may read with --config"
 	if errors.Is(err, os.ErrNotExist) {
 		e.Hint = "start from nudge.example.yaml, or name the file with --config"
 	}
@@ -182,7 +183,11 @@ func (l *loader) secret(path string, value *Secret, from *string) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		*value = unknownSecret
-		l.addKey(key, &Error{Code: Unreadable, Message: fmt.Sprintf("%s: %s: %s", key, file, unreadable(file, err).Message)})
+		e := &Error{Code: Unreadable, Message: fmt.Sprintf("%s: %s: %s", key, file, unreadable(file, err).Message)}
+		if errors.Is(err, os.ErrNotExist) {
+			e.Hint = "make it, or correct the name; a relative one counts from the configuration file's directory"
+		}
+		l.addKey(key, e)
 		return
 	}
 	if *value = Secret(bytes.TrimRight(data, "\r\n")); *value == "" {

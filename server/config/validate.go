@@ -259,6 +259,15 @@ func (l *loader) roles(roles []string) {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		l.invalid(fmt.Sprintf("roles[%d]", i), hint, "%q is not a role", r)
+		return
+	}
+	for _, r := range []string{RoleFeed, RoleServe} {
+		if len(roles) > 0 && !slices.Contains(roles, r) {
+			l.addKey("roles", &Error{
+				Code: Unsupported, Message: "roles: a node without " + r + ", which this version doesn't do",
+				Hint: "this version is one node, and that has to feed and to serve: leave roles out",
+			})
+		}
 	}
 }
 

@@ -142,11 +142,19 @@ func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
 // head is where this node stands; a problem while it can't serve.
 func (e *Engine) head() (change.Frame, error) {
 	head, ok := e.cfg.Tail.Head()
-	if !ok || head.Config != e.hash {
-		// Not warm yet, or the log is still written under another configuration than this node's.
+	if !ok {
 		return head, wire.NewProblem(wire.Starting, "").After(time.Second)
 	}
-	return head, nil
+	return head, e.routed(head.Config)
+}
+
+// routed is a problem where the log is written under another configuration than this node's: still, or
+// already.
+func (e *Engine) routed(config uint64) error {
+	if config != e.hash {
+		return wire.NewProblem(wire.Starting, "").After(time.Second)
+	}
+	return nil
 }
 
 // begin is the cursor of a device that must receive everything, from the node's head on.

@@ -47,7 +47,7 @@ func TestP18StreamEqualsSnapshot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dsn := hostileDatabase(t, db)
-			r := newRigOn(t, dsn, everything, "public.notes")
+			r := newRigOn(t, dsn, withoutRefused(t, everything), "public.notes")
 			streamed, late := r.device("1"), r.device("1")
 			streamed.sync()
 			r.exec(everyRow)
@@ -81,6 +81,25 @@ func TestP18StreamEqualsSnapshot(t *testing.T) {
 	}
 }
 
+// withoutRefused leaves out the generated column from Postgres 18 on, which under REPLICA IDENTITY FULL
+// refuses the app's own updates of a table with one that is not published.
+func withoutRefused(t *testing.T, schema string) string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), pgtest.Cluster(t).DSN("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	var refused bool
+	if err := conn.QueryRow(t.Context(), `select current_setting('server_version_num')::int >= 180000`).Scan(&refused); err != nil {
+		t.Fatal(err)
+	}
+	if !refused {
+		return schema
+	}
+	return strings.Replace(schema, ",\n  double_id bigint generated always as (id * 2) stored", "", 1)
+}
+
 // hostileDatabase is one whose settings change how every value prints, unless a session says otherwise.
 func hostileDatabase(t *testing.T, create string) string {
 	t.Helper()
@@ -104,11 +123,15 @@ func hostileDatabase(t *testing.T, create string) string {
 	}
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		if _, err := conn.Exec(ctx, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = $1`, name); err != nil {
-			t.Error(err)
-		}
-		if _, err := conn.Exec(ctx, "drop database "+name+" with (force)"); err != nil {
-			t.Error(err)
+		for _, sql := range []string{
+			// The walsender of the feed that was stopped ends a little later than the feed: wait for it.
+			"select pg_terminate_backend(active_pid, 10000) from pg_replication_slots where active and database = '" + name + "'",
+			"select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '" + name + "'",
+			"drop database " + name + " with (force)",
+		} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				t.Errorf("%s: %v", sql, err)
+			}
 		}
 		_ = conn.Close(ctx)
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -100,8 +101,11 @@ func (d *device) expect(tables ...string) {
 	d.rig.t.Helper()
 	want := map[string]any{}
 	for _, table := range tables {
-		key := map[string]string{"public.notes": "jsonb_build_object('id', id)", "public.tags": "jsonb_build_object('user_id', user_id, 'name', name)"}[table]
-		rows, err := d.rig.db.Query(d.rig.t.Context(), fmt.Sprintf(`select %s::text, to_jsonb(t)::text from %s t where user_id::text = $1`, key, table), d.user)
+		var key []string
+		for _, k := range d.rig.routing.Tables[table].Key {
+			key = append(key, fmt.Sprintf("'%s', %s", k, k))
+		}
+		rows, err := d.rig.db.Query(d.rig.t.Context(), fmt.Sprintf(`select jsonb_build_object(%s)::text, to_jsonb(t)::text from %s t where user_id::text = $1`, strings.Join(key, ", "), table), d.user)
 		if err != nil {
 			d.rig.t.Fatal(err)
 		}

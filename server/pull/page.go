@@ -66,10 +66,10 @@ func (p *page) hopeless(err error) (change.Reason, bool) {
 	return "", false
 }
 
-// follow adds what the log holds after the cursor, and moves it there.
+// follow adds what the log holds after the cursor, and moves it there. The device is complete only once
+// that is past all that the snapshot's pages may have shown (A5).
 func (p *page) follow(ctx context.Context, c *cursor) error {
-	passed, err := p.passFloor(ctx, c)
-	if err != nil {
+	if err := p.awaitFloor(ctx, c); err != nil {
 		return err
 	}
 	changes, head, more, err := p.read(ctx, c.pos)
@@ -111,7 +111,10 @@ func (p *page) follow(ctx context.Context, c *cursor) error {
 	if more {
 		c.pos = changes[len(changes)-1].Pos
 	}
-	p.more = more || !passed
+	if c.floor <= c.pos.LSN {
+		c.floor = 0
+	}
+	p.more = more || c.floor > 0
 	return nil
 }
 
@@ -128,7 +131,7 @@ func (p *page) read(ctx context.Context, after change.Position) (_ []change.Chan
 	s, err := e.cfg.Tail.Since(ctx, p.scopes, after, rows, bytes)
 	if err == nil {
 		p.from("tail")
-		return s.Changes, s.Head, s.More, nil
+		return s.Changes, s.Head, s.More, e.routed(s.Config)
 	}
 	if !errors.Is(err, tail.ErrBefore) {
 		return nil, head, false, err
@@ -138,36 +141,30 @@ func (p *page) read(ctx context.Context, after change.Position) (_ []change.Chan
 		return nil, head, false, err
 	}
 	p.from("log")
-	return l.Changes, l.State.Head(), l.More, nil
+	return l.Changes, l.State.Head(), l.More, e.routed(l.State.ConfigHash)
 }
 
-// passFloor waits until the log has passed all that the snapshot's pages may have shown (A5). It reports
-// false if that takes longer than the engine's patience: the device asks again.
-func (p *page) passFloor(ctx context.Context, c *cursor) (bool, error) {
+// awaitFloor has the log pass the cursor's floor, or waits for the engine's patience: the device asks again.
+func (p *page) awaitFloor(ctx context.Context, c *cursor) error {
 	e := p.engine
-	if c.floor == 0 {
-		return true, nil
-	}
+	floor := change.Position{Epoch: c.pos.Epoch, LSN: c.floor}
 	head, err := e.head()
 	if err != nil {
-		return false, err
+		return err
 	}
-	if head.Next.Epoch == c.pos.Epoch && head.Next.LSN < c.floor {
-		if err := e.cfg.Rows.Beat(ctx); err != nil {
-			return false, err
-		}
-		waiting, cancel := context.WithTimeout(ctx, e.cfg.Patience)
-		defer cancel()
-		err := e.cfg.Tail.Wait(waiting, change.Position{Epoch: c.pos.Epoch, LSN: c.floor})
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			return false, nil
-		}
-		if err != nil && !errors.Is(err, tail.ErrEpoch) {
-			return false, err
-		}
+	if c.floor == 0 || head.Next.Epoch != floor.Epoch || !head.Next.Before(floor) {
+		return nil
 	}
-	c.floor = 0 // it stays passed
-	return true, nil
+	if err := e.cfg.Rows.Beat(ctx); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, e.cfg.Patience)
+	defer cancel()
+	err = e.cfg.Tail.Wait(waiting, floor)
+	if errors.Is(err, tail.ErrEpoch) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // snapshot adds the next rows of the cursor's snapshot; c.snap is nil once it is complete.
@@ -204,8 +201,16 @@ func (p *page) snapshot(ctx context.Context, c *cursor) error {
 		}
 		table := tables[s.index]
 		rows, err := e.cfg.Rows.Page(ctx, table, p.user, s.after, state.SnapshotFence, p.rows, p.bytes)
-		if errors.Is(err, snapshot.ErrNoSuchOwner) {
+		switch {
+		case errors.Is(err, snapshot.ErrNoSuchOwner):
 			rows, err = snapshot.Page{Done: true}, nil
+		case errors.Is(err, snapshot.ErrNoSuchPlace):
+			head, err := e.head()
+			if err != nil {
+				return err
+			}
+			*c = *e.begin(head, c.tables, change.ReasonSchema)
+			return nil
 		}
 		if err != nil {
 			return err
@@ -248,15 +253,16 @@ func (p *page) turn(ctx context.Context) error {
 	return nil
 }
 
-// snapshotTables are the tables that a reset of table means for a device that asked for some.
+// snapshotTables are the tables to read after a reset of table, for a device that asked for some. One that
+// has left the configuration since it was asked for is reset and swept, not read.
 func (e *Engine) snapshotTables(table string, asked []string) []string {
 	switch {
 	case table != "*":
 		return []string{table}
-	case len(asked) > 0:
-		return asked
+	case len(asked) == 0:
+		return e.tables
 	}
-	return e.tables
+	return slices.DeleteFunc(slices.Clone(asked), func(t string) bool { return !slices.Contains(e.tables, t) })
 }
 
 func (p *page) from(source string) {

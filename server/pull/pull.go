@@ -4,7 +4,6 @@ package pull
 
 import (
 	"strconv"
-	"strings"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 )
@@ -72,7 +71,5 @@ func (a *Answer) AppendMembers(dst []byte) []byte {
 // Scopes are the scopes whose changes reach the user.
 func Scopes(user string) []change.Scope { return []change.Scope{change.User(user)} }
 
-// ValidUser reports whether a token's user may name a scope: not empty, at most 255 bytes, no NUL.
-func ValidUser(user string) bool {
-	return user != "" && len(user) <= 255 && !strings.ContainsRune(user, 0)
-}
+// ValidUser reports whether a token's user may name a scope.
+func ValidUser(user string) bool { return change.ValidUser(user) }

@@ -1,6 +1,7 @@
 package pull_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,6 +51,9 @@ type rig struct {
 	engine  *pull.Engine
 	routing *route.Config
 	stop    func()
+
+	tailBytes int64         // of the next start; 0: 1 MiB
+	patience  time.Duration // likewise; 0: the engine's
 }
 
 func testLogger() *slog.Logger {
@@ -115,7 +119,7 @@ func (r *rig) database() (name string) {
 func (r *rig) start(failpoint func(changefeed.Step) error) {
 	r.t.Helper()
 	var err error
-	if r.tail, err = tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: 1 << 20, Logger: testLogger()}); err != nil {
+	if r.tail, err = tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: cmp.Or(r.tailBytes, 1<<20), Logger: testLogger()}); err != nil {
 		r.t.Fatal(err)
 	}
 	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Logger: testLogger()})
@@ -126,7 +130,10 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if r.engine, err = pull.New(pull.Config{Tail: r.tail, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7}); err != nil {
+	r.engine, err = pull.New(pull.Config{
+		Tail: r.tail, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: r.patience,
+	})
+	if err != nil {
 		r.t.Fatal(err)
 	}
 	feed, err := changefeed.New(changefeed.Config{

@@ -1,0 +1,40 @@
+package changefeed_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nudgesync/nudge/changefeed"
+	"github.com/nudgesync/nudge/changefeed/route"
+)
+
+// Whatever an app, or anybody with a connection, writes: the feed goes on (P19, P23). A value that no
+// user can have owns nothing.
+func TestP19NoOwnerStopsTheFeed(t *testing.T) {
+	r := newRig(t)
+	r.exec(`create table inbox (id bigint primary key, owner text);
+		alter table inbox replica identity full; alter publication nudge add table inbox`)
+	routing := r.routing(map[string]route.Spec{"public.inbox": {Owner: "owner"}})
+	r.start(func(c *changefeed.Config) { c.Routing = routing })
+	r.settle()
+	r.exec(`insert into inbox values (1, 'me')`)
+	// Too long for an index, and so for a scope.
+	r.exec(`insert into inbox select 2, string_agg(md5(i::text), '') from generate_series(1, 200) i`)
+	r.exec(`insert into inbox values (3, ''), (4, '*'), (5, repeat('é', 128)), (6, repeat('é', 127))`)
+	r.exec(`update inbox set owner = 'me' where id = 2`)
+	r.exec(`update inbox set owner = repeat('x', 300) where id = 1`)
+	r.settle()
+	r.expect(`u user:me {"id":1}`, `u user:* {"id":4}`, `u user:`+strings.Repeat("é", 127)+` {"id":6}`,
+		`u user:me {"id":2}`, `d user:me {"id":1}`)
+}
+
+func TestP23NoMessageStopsTheFeed(t *testing.T) {
+	r := newRig(t)
+	r.start(nil)
+	r.settle()
+	r.exec(`begin; select pg_logical_emit_message(true, 'nudge.origin', '\x610062'::bytea); insert into items values (1, 1); commit`)
+	r.exec(`begin; select pg_logical_emit_message(true, 'nudge.origin', '\xff'::bytea); insert into items values (2, 1); commit`)
+	r.exec(`begin; select pg_logical_emit_message(true, 'nudge.config', '\x00'::bytea); insert into items values (3, 1); commit`)
+	r.settle()
+	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":2}`, `u user:1 {"id":3}`)
+}

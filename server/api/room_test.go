@@ -1,0 +1,73 @@
+package api_test
+
+import (
+	"net/http"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/nudgesync/nudge/server/api"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// wantBusy opens a socket that has to be refused before the upgrade, and returns how long to wait.
+func (w *world) wantBusy() time.Duration {
+	w.t.Helper()
+	res, body := w.ask(http.MethodGet, "/v1/socket", "", "Connection", "Upgrade", "Upgrade", "websocket",
+		"Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg==", "Sec-WebSocket-Protocol", wire.Subprotocol)
+	p := wantProblem(w.t, res, body, http.StatusServiceUnavailable, wire.Overloaded)
+	if p.Hint == "" || p.Detail == "" {
+		w.t.Errorf("no hint or detail: %+v", p)
+	}
+	after, err := strconv.Atoi(res.Header.Get("Retry-After"))
+	if err != nil || int64(after) != (p.RetryAfterMS+999)/1000 {
+		w.t.Errorf("Retry-After %q, retry_after_ms %d", res.Header.Get("Retry-After"), p.RetryAfterMS)
+	}
+	wait := time.Duration(p.RetryAfterMS) * time.Millisecond
+	if wait < time.Second || wait > 5*time.Second {
+		w.t.Errorf("told to wait %v", wait)
+	}
+	return wait
+}
+
+func TestHandshakeRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, func(c *api.Config) { c.Limits.HandshakeRate = 2 })
+		w.join("a", "10")
+		w.join("b", "10")
+		waits := map[time.Duration]bool{}
+		for range 20 {
+			waits[w.wantBusy()] = true
+		}
+		if len(waits) < 10 {
+			t.Errorf("20 refused clients are told to come back at %d different times", len(waits))
+		}
+		if res, _ := w.ask("GET", "/v1/changes", ""); res.StatusCode != http.StatusOK {
+			t.Errorf("a pull meanwhile: %d", res.StatusCode)
+		}
+		time.Sleep(500 * time.Millisecond) // of the bubble's clock: one token
+		w.join("c", "10")
+		w.wantBusy()
+		if got := w.count("nudge_sockets_refused_total", "overloaded"); got != 21 {
+			t.Errorf("counted %v refusals", got)
+		}
+	})
+}
+
+func TestMaxSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, func(c *api.Config) { c.Limits.MaxSockets = 2 })
+		a := w.join("a", "10")
+		w.dial() // one that has not said hello counts too
+		w.wantBusy()
+		if err := a.conn.Close(websocket.StatusNormalClosure, ""); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		w.join("b", "10")
+		w.wantBusy()
+	})
+}

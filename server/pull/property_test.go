@@ -1,0 +1,425 @@
+package pull_test
+
+import (
+	"context"
+	"crypto/md5" //nolint:gosec // a checksum that Postgres has too
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/nudgesync/nudge/changefeed"
+	"github.com/nudgesync/nudge/server/pull"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// propertySchema has one table of each replica identity that is allowed, and a ledger: triggers keep, in
+// the writer's transaction, the count and a checksum of every user's rows in each table. The ledger is
+// synchronized like any table, so a device can prove by itself that it stands on a commit boundary.
+const propertySchema = `
+create table notes (id bigint primary key, user_id bigint not null, n int not null, body text);
+create unique index notes_identity on notes (user_id, id);
+alter table notes replica identity using index notes_identity, alter body set storage external;
+create table docs (id bigint primary key, user_id bigint, n int not null, body text);
+alter table docs replica identity full, alter body set storage external;
+create table tags (user_id bigint, id text, n int not null, body text, primary key (user_id, id));
+create table ledger (user_id bigint, tbl text, sum bigint not null default 0, count int not null default 0, primary key (user_id, tbl));
+insert into ledger select u, t from generate_series(1, 5) u, unnest('{notes,docs,tags}'::text[]) t;
+
+create function checksum(id text, n int, body text) returns bigint immutable language sql as $$
+  select ('x' || left(md5(id || ':' || n || ':' || coalesce(body, '-')), 8))::bit(32)::bigint $$;
+create function account() returns trigger language plpgsql as $$
+begin
+  if tg_op = 'TRUNCATE' then
+    update ledger set sum = 0, count = 0 where tbl = tg_table_name;
+    return null;
+  end if;
+  if tg_op <> 'INSERT' then
+    update ledger set sum = sum - checksum(old.id::text, old.n, old.body), count = count - 1
+     where user_id = old.user_id and tbl = tg_table_name;
+  end if;
+  if tg_op <> 'DELETE' then
+    update ledger set sum = sum + checksum(new.id::text, new.n, new.body), count = count + 1
+     where user_id = new.user_id and tbl = tg_table_name;
+  end if;
+  return null;
+end $$;
+create trigger account after insert or update or delete on notes for each row execute function account();
+create trigger account after insert or update or delete on docs for each row execute function account();
+create trigger account after insert or update or delete on tags for each row execute function account();
+create trigger emptied after truncate on notes for each statement execute function account();
+create trigger emptied after truncate on docs for each statement execute function account();
+create trigger emptied after truncate on tags for each statement execute function account();`
+
+var propertyTables = []string{"public.docs", "public.ledger", "public.notes", "public.tags"}
+
+// TestPropertyEveryDeviceStandsOnACommit writes random transactions while devices join, leave and return,
+// the node and its feed fail, the log is trimmed, commits hang on a standby, and the slot is lost. Tail,
+// log and snapshots all serve, with pages of a few rows. Whenever a device hears has_more: false its rows
+// are those of one commit (I5), none is another user's (I10), and at the end they are the table's (I4).
+func TestPropertyEveryDeviceStandsOnACommit(t *testing.T) {
+	rounds, length := 1, 10*time.Second
+	if os.Getenv("NUDGE_LONG") != "" {
+		rounds, length = 10, 30*time.Second
+	}
+	for range rounds {
+		seed := rand.Uint64()
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { property(t, seed, length) })
+	}
+}
+
+func property(t *testing.T, seed uint64, length time.Duration) {
+	r := newRig(t, propertySchema, propertyTables...)
+	w := &world{rig: r, sources: map[string]int{}, ops: map[string]int{}}
+	r.stop()
+	r.tailBytes, r.patience = 48<<10, 100*time.Millisecond
+	r.start(w.failpoint)
+
+	over, cancel := context.WithTimeout(t.Context(), length)
+	defer cancel()
+	var writers, rest sync.WaitGroup
+	for i := range 3 {
+		writers.Go(func() { w.write(over, rand.New(rand.NewPCG(seed, uint64(i)))) })
+	}
+	devices := make([]*device, 10)
+	for i := range devices {
+		devices[i] = r.device(fmt.Sprint(1 + i%5))
+		if i%4 == 3 {
+			devices[i].tables = []string{"public.ledger", "public.notes"}
+		}
+		rest.Go(func() { w.live(over, rand.New(rand.NewPCG(seed, 100+uint64(i))), devices[i]) })
+	}
+	rest.Go(func() { w.trouble(over, rand.New(rand.NewPCG(seed, 200))) })
+	writers.Wait()
+	rest.Wait()
+	if t.Failed() {
+		return
+	}
+	w.armed.Store(-1)
+	r.settle()
+	for _, d := range devices {
+		for w.pull(d, 0) {
+			continue
+		}
+		w.verify(d)
+		d.expectTables(d.tables)
+	}
+	t.Logf("%d transactions, pages by source %v, ops %v, troubles %v", w.commits.Load(), w.sources, w.ops, w.troubles)
+	for _, s := range []string{"tail", "log", "snapshot"} {
+		if w.sources[s] == 0 {
+			t.Errorf("no page came from the %s", s)
+		}
+	}
+}
+
+// world is what the goroutines of one run share.
+type world struct {
+	rig      *rig
+	commits  atomic.Int64
+	pulls    atomic.Int64
+	armed    atomic.Int64 // the feed fails at the step that counts this down to 0
+	node     sync.RWMutex // held for writing while the node is replaced
+	troubles []string     // owned by trouble
+
+	mu      sync.Mutex
+	sources map[string]int
+	ops     map[string]int
+}
+
+func (w *world) failpoint(changefeed.Step) error {
+	if w.armed.Load() > 0 && w.armed.Add(-1) == 0 {
+		return errors.New("failed by the test")
+	}
+	return nil
+}
+
+// pull takes one page of the device's loop and applies it. It reports whether there is more to come.
+func (w *world) pull(d *device, limit int) (more bool) {
+	w.node.RLock()
+	defer w.node.RUnlock()
+	w.pulls.Add(1)
+	a, err := w.rig.engine.Pull(w.rig.t.Context(), pull.Request{User: d.user, Device: "d", Since: d.cursor, Tables: d.tables, Limit: limit})
+	var problem *wire.Problem
+	if errors.As(err, &problem) && problem.RetryAfterMS > 0 {
+		select {
+		case <-w.rig.t.Context().Done():
+		case <-time.After(5 * time.Millisecond): // as told, only sooner
+		}
+		return true
+	}
+	if err != nil {
+		w.rig.t.Errorf("pull: %v", err)
+		return false
+	}
+	var page wire.Page
+	if err := json.Unmarshal(append(append([]byte("{"), a.AppendMembers(nil)...), '}'), &page); err != nil {
+		w.rig.t.Errorf("page: %v", err)
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sources[a.Source]++
+	for _, c := range page.Changes {
+		d.apply(c)
+		w.ops[strings.TrimSpace(c.Op+" "+c.Reason)]++
+	}
+	d.cursor = page.Cursor
+	return page.HasMore
+}
+
+// live is a device's life.
+func (w *world) live(over context.Context, random *rand.Rand, d *device) {
+	for over.Err() == nil && !w.rig.t.Failed() {
+		switch random.IntN(60) {
+		case 0: // a fresh install
+			*d = device{rig: d.rig, user: d.user, tables: d.tables, rows: map[string]string{}, marks: map[string]string{}}
+		case 1: // away for a while
+			for until := w.commits.Load() + random.Int64N(150); over.Err() == nil && w.commits.Load() < until; {
+				select {
+				case <-over.Done():
+				case <-time.After(time.Millisecond):
+				}
+			}
+		}
+		if !w.pull(d, 1+random.IntN(7)) {
+			w.verify(d)
+		}
+	}
+}
+
+// verify is called where the device heard has_more: false.
+func (w *world) verify(d *device) {
+	type account struct {
+		Sum   int64
+		Count int
+	}
+	type row struct {
+		UserID *int64 `json:"user_id"`
+		ID     any    `json:"id"`
+		N      int    `json:"n"`
+		Body   *string
+		Tbl    string
+		account
+	}
+	have, want := map[string]account{}, map[string]account{}
+	for id, text := range d.rows {
+		var scope, table string
+		_, _ = fmt.Sscan(id, &scope, &table)
+		var r row
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			w.rig.t.Errorf("row %s: %v", text, err)
+			return
+		}
+		if scope != "user:"+d.user || r.UserID == nil || fmt.Sprint(*r.UserID) != d.user {
+			w.rig.t.Errorf("I10: user %s holds %s: %s", d.user, id, text)
+		}
+		if table == "public.ledger" {
+			want[r.Tbl] = r.account
+			continue
+		}
+		body := "-"
+		if r.Body != nil {
+			body = *r.Body
+		}
+		sum := md5.Sum(fmt.Appendf(nil, "%v:%d:%s", r.ID, r.N, body)) //nolint:gosec // as Postgres does
+		table = strings.TrimPrefix(table, "public.")
+		a := have[table]
+		have[table] = account{a.Sum + int64(binary.BigEndian.Uint32(sum[:])), a.Count + 1}
+	}
+	if len(d.marks) > 0 {
+		w.rig.t.Errorf("user %s: %d rows are still marked", d.user, len(d.marks))
+	}
+	if len(want) != 3 {
+		w.rig.t.Errorf("user %s has %d ledger rows", d.user, len(want))
+	}
+	for table, a := range want {
+		if len(d.tables) > 0 && !slices.Contains(d.tables, "public."+table) {
+			continue
+		}
+		if have[table] != a {
+			w.rig.t.Errorf("I5: user %s, table %s: the rows are %v, the ledger says %v (last ops %v)",
+				d.user, table, have[table], a, d.ops[max(0, len(d.ops)-12):])
+		}
+	}
+	d.ops = nil
+}
+
+func (d *device) expectTables(tables []string) {
+	if len(tables) == 0 {
+		tables = propertyTables
+	}
+	d.expect(tables...)
+}
+
+// trouble makes something go wrong every few commits.
+func (w *world) trouble(over context.Context, random *rand.Rand) {
+	r := w.rig
+	failures := 0
+	pass := func(counter *atomic.Int64, n int64) bool {
+		for until := counter.Load() + n; counter.Load() < until; {
+			select {
+			case <-over.Done():
+				return false
+			case <-time.After(time.Millisecond):
+			}
+		}
+		return true
+	}
+	for pass(&w.commits, 10+random.Int64N(40)) && !r.t.Failed() {
+		what := []string{"trim", "trim", "fail", "fail", "fail", "restart", "hang", "hang", "hang", "lose slot"}[random.IntN(10)]
+		if what == "fail" && failures == 2 {
+			what = "restart" // the pause after a failure has grown long
+		}
+		w.troubles = append(w.troubles, what)
+		switch what {
+		case "trim":
+			if err := r.log.Trim(r.t.Context()); err != nil {
+				r.t.Logf("trim: %v", err) // a reader was in the way for too long
+			}
+		case "fail":
+			failures++
+			w.armed.Store(1 + random.Int64N(30))
+		case "restart", "lose slot":
+			failures = 0
+			w.restart(what == "lose slot")
+		case "hang":
+			w.standby("'nobody'")
+			if random.IntN(5) == 0 {
+				w.restart(random.IntN(2) == 0) // A4
+			}
+			pass(&w.pulls, 30+random.Int64N(100))
+			w.standby("default")
+		}
+	}
+}
+
+// restart replaces the node, and takes its slot away meanwhile if told so.
+func (w *world) restart(loseSlot bool) {
+	w.node.Lock()
+	defer w.node.Unlock()
+	w.rig.stop()
+	for left := 1; loseSlot && left > 0; { // the server may not have noticed yet that the feed is gone
+		w.rig.exec(`select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1 and not active`, "slot_"+w.rig.database())
+		err := w.rig.db.QueryRow(w.rig.t.Context(), `select count(*) from pg_replication_slots where slot_name = $1`, "slot_"+w.rig.database()).Scan(&left)
+		if err != nil {
+			w.rig.t.Errorf("read slots: %v", err)
+			return
+		}
+	}
+	w.rig.start(w.failpoint)
+}
+
+// standby names the synchronous standby of the cluster: with one that does not exist, the writers' commits
+// are in the WAL and not visible, until it is unnamed.
+func (w *world) standby(name string) {
+	for _, sql := range []string{"alter system set synchronous_standby_names = " + name, "select pg_reload_conf()"} {
+		if _, err := w.rig.db.Exec(w.rig.t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			w.rig.t.Errorf("%s: %v", sql, err)
+		}
+	}
+}
+
+// write commits random transactions.
+func (w *world) write(over context.Context, random *rand.Rand) {
+	t := w.rig.t
+	conn, err := pgx.Connect(t.Context(), w.rig.dsn)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.Exec(t.Context(), "set deadlock_timeout = '5ms'"); err != nil {
+		t.Error(err)
+		return
+	}
+	for over.Err() == nil && !t.Failed() {
+		var sql []string
+		for range 1 + random.IntN(5) {
+			s := statement(random)
+			switch random.IntN(12) {
+			case 0:
+				s = "savepoint s; " + s + "; rollback to s"
+			case 1:
+				s = "savepoint s; " + s + "; release s"
+			}
+			sql = append(sql, s)
+		}
+		end := "commit"
+		if random.IntN(15) == 0 {
+			end = "rollback"
+		}
+		if random.IntN(6) == 0 {
+			end = "set local synchronous_commit = off; " + end // A5
+		}
+		_, err := conn.Exec(t.Context(), "begin; "+strings.Join(sql, "; ")+"; "+end)
+		var pgErr *pgconn.PgError
+		switch {
+		case err == nil:
+			w.commits.Add(1)
+		case errors.As(err, &pgErr) && slices.Contains([]string{"40P01", "23505"}, pgErr.Code):
+			if _, err := conn.Exec(t.Context(), "rollback"); err != nil {
+				t.Errorf("rollback: %v", err)
+			}
+		default:
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+}
+
+// statement is one random write. Few keys, so that everything meets everything.
+func statement(random *rand.Rand) string {
+	table := []string{"notes", "docs", "tags"}[random.IntN(3)]
+	user, id, n := 1+random.IntN(4), random.IntN(25), random.IntN(1000)
+	key := func(id int) string {
+		if table == "tags" {
+			return fmt.Sprintf("'tag %d'", id)
+		}
+		return fmt.Sprint(id)
+	}
+	body := []string{"null", "'short'", fmt.Sprintf("repeat('long %d ', 700)", n)}[random.IntN(3)]
+	owner := fmt.Sprint(user)
+	if table == "docs" && random.IntN(5) == 0 {
+		owner = "null"
+	}
+	at := "id = " + key(id)
+	conflict := "(id)"
+	if table == "tags" {
+		at += fmt.Sprintf(" and user_id = %d", user)
+		conflict = "(user_id, id)"
+	}
+	switch random.IntN(16) {
+	case 0, 1, 2, 3:
+		return fmt.Sprintf("insert into %s (user_id, id, n, body) values (%s, %s, %d, %s) on conflict %s do update set n = excluded.n",
+			table, map[bool]string{true: fmt.Sprint(user), false: owner}[table == "tags"], key(id), n, body, conflict)
+	case 4, 5:
+		return fmt.Sprintf("update %s set n = %d where %s", table, n, at)
+	case 6:
+		return fmt.Sprintf("update %s set body = %s where %s", table, body, at)
+	case 7, 8:
+		return fmt.Sprintf("update %s set id = %s, n = n + 1 where %s", table, key(random.IntN(25)), at)
+	case 9, 10:
+		return fmt.Sprintf("update %s set user_id = %s where %s", table, owner, at)
+	case 11, 12:
+		return fmt.Sprintf("delete from %s where %s", table, at)
+	case 13:
+		return fmt.Sprintf("update %s set n = n + 1 where user_id = %d", table, user)
+	case 14:
+		return fmt.Sprintf("delete from %s where user_id = %d and n %% 2 = 0", table, user)
+	}
+	if random.IntN(6) == 0 {
+		return "truncate " + table
+	}
+	return fmt.Sprintf("delete from %[1]s where %[2]s; insert into %[1]s (user_id, id, n, body) values (%[3]d, %[4]s, %[5]d, %[6]s) on conflict do nothing",
+		table, at, user, key(id), n, body)
+}
