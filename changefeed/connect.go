@@ -206,7 +206,11 @@ select plugin::text, database::text, active, confirmed_flush_lsn::text, wal_stat
 
 // newEpoch makes the slot anew, and begins the log's next epoch where it starts.
 func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.IdentifySystemResult, sl slot, reason string) error {
-	f.cfg.Logger.Warn("beginning a new epoch: every device starts over with a reset", "reason", reason, "slot", f.cfg.Slot)
+	if w.State().Epoch == 0 {
+		f.cfg.Logger.Info("beginning the first epoch", "slot", f.cfg.Slot)
+	} else {
+		f.cfg.Logger.Warn("beginning a new epoch: every device starts over with a reset", "reason", reason, "slot", f.cfg.Slot)
+	}
 	if sl.exists {
 		if _, err := f.cfg.Source.Exec(ctx, `select pg_drop_replication_slot($1)`, f.cfg.Slot); err != nil {
 			return fmt.Errorf("drop slot: %w", err)

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
 )
 
 // generatedFinding refuses a table whose publishing would break the app: from Postgres 18 on, its own
@@ -26,7 +25,7 @@ func (st *state) generatedFinding(ts TableSpec, t *table) (Finding, bool) {
 	owner, _ := t.Column(ts.Owner)
 	full := slices.IndexFunc(t.nodes, func(n node) bool { return n.identity == 'f' })
 	switch {
-	case !owner.NotNull && !contains(t.PrimaryKey, []string{ts.Owner}):
+	case ts.Owner != "" && !owner.NotNull && !contains(t.PrimaryKey, []string{ts.Owner}):
 		f.Fix = "alter table " + name + " alter column " + ident(ts.Owner) + " set not null;"
 		if full >= 0 {
 			f.Fix += "\n" + defaults(t)
@@ -51,4 +50,3 @@ func defaults(t *table) string {
 	}
 	return strings.Join(lines, "\n")
 }
-

@@ -1,0 +1,82 @@
+package pull_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nudgesync/nudge/changefeed/snapshot"
+	"github.com/nudgesync/nudge/changefeed/tail"
+	"github.com/nudgesync/nudge/server/pull"
+)
+
+// A5, A13: a cursor keeps its snapshot's floor until it has passed it itself. A slower node, which the device
+// asks next, must not call it complete because a faster one was further.
+func TestA05FloorOutlivesANode(t *testing.T) {
+	r := newRig(t, schema+`insert into notes values (1, 1, 'x'), (2, 1, 'x')`, "public.notes")
+	d := r.device("1")
+	take := func(e *pull.Engine, limit int) *pull.Answer {
+		t.Helper()
+		fast := r.engine
+		defer func() { r.engine = fast }()
+		r.engine = e
+		a, page := r.pull(pull.Request{User: "1", Device: "d", Since: d.cursor, Limit: limit})
+		for _, c := range page.Changes {
+			d.apply(c)
+		}
+		d.cursor = page.Cursor
+		return a
+	}
+	take(r.engine, 1) // row 1, as it was
+	r.exec(`insert into notes values (100, 1, 'new', 1)`)
+	r.settle()
+	slow := r.deafNode()
+	r.exec(`update notes set n = 9`)
+	r.settle()
+	// Rows 2 and 100, as they are, and the replay's first change.
+	if a := take(r.engine, 3); !a.HasMore || d.ops[len(d.ops)-2] != "sweep" {
+		t.Fatalf("more %v, ops %v", a.HasMore, d.ops)
+	}
+	if a := take(slow, 7); !a.HasMore {
+		t.Errorf("a node below the floor calls the device complete: %v", d.rows)
+	}
+	d.sync()
+	d.expect("public.notes")
+}
+
+// deafNode is a second node that stands where the log is now and hears no frame.
+func (r *rig) deafNode() *pull.Engine {
+	r.t.Helper()
+	node, err := tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: 1 << 20, Stale: time.Hour, Logger: testLogger()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- node.Run(ctx) }()
+	r.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("tail: %v", err)
+		}
+	})
+	head, _ := r.tail.Head()
+	if err := node.Wait(r.t.Context(), head.Next); err != nil {
+		r.t.Fatal(err)
+	}
+	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Logger: testLogger()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	key, err := r.log.Key(r.t.Context(), "cursor")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	e, err := pull.New(pull.Config{
+		Tail: node, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: 50 * time.Millisecond,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return e
+}
