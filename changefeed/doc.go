@@ -10,6 +10,9 @@
 // appender owns the log's writer. Between them is one batch that grows at transaction boundaries: the
 // appender takes all of it whenever it is free, so it is group commit without a timer.
 //
+// A transaction that is too large for memory (Config.SpillBytes) is gathered in temporary files without
+// names, folded there, and streamed into one append (P21).
+//
 // What holds:
 //
 //   - I1, P1: the positions reported to the server are the durable one, nothing else. A keepalive's WAL

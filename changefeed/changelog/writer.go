@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 )
@@ -168,6 +169,9 @@ type Source interface {
 	Next() (*change.Change, error)
 }
 
+// noPartition is Postgres's check_violation, the only one that the log's tables can give.
+const noPartition = "23514"
+
 // copyFrom is the number of changes from which COPY is quicker than one INSERT of arrays.
 const copyFrom = 256
 
@@ -189,10 +193,13 @@ func (w *Writer) Append(ctx context.Context, b Batch) error {
 		}
 		next.Relations = merged
 	}
+	small := len(b.Changes) < copyFrom && b.Stream == nil && b.Config == nil && len(b.Relations) == 0
 	var err error
-	if len(b.Changes) < copyFrom && b.Stream == nil && b.Config == nil && len(b.Relations) == 0 {
+	if small {
 		err = w.appendSmall(ctx, b)
-	} else {
+	}
+	// A statement that was planned before another opened a segment does not know it, and wrote nothing.
+	if pgErr := (*pgconn.PgError)(nil); !small || errors.As(err, &pgErr) && pgErr.Code == noPartition {
 		err = w.appendLarge(ctx, b, next)
 	}
 	if err != nil {

@@ -66,7 +66,7 @@ func (s *source) drain(ctx context.Context, slot string, target change.LSN) (rep
 				pid = s.walsender(ctx, slot)
 			}
 			if c, err := bench.CostOf(pid); err == nil {
-				sender = c
+				sender = bench.Cost{CPU: c.CPU, Peak: max(c.Peak, sender.Peak)} // one that is ending has no memory
 			}
 		}
 	}
