@@ -10,9 +10,13 @@ help: ## this list
 
 .PHONY: run
 run: ## a private Postgres, a demo app and its page: two devices syncing (ARGS="--fresh")
-	@$(NEED) go postgres
+	@$(NEED) go
 	@$(GO) build -o .bin/nudge ./server
-	@exec .bin/nudge dev $(ARGS)
+	@if $(NEED) postgres; then exec .bin/nudge dev $(ARGS); \
+	elif docker info >/dev/null 2>&1; then \
+		echo 'setup: taking Postgres from Docker instead' >&2; \
+		docker compose up -d --wait postgres && exec .bin/nudge dev --dsn postgres://demo:demo@127.0.0.1:5432/demo $(ARGS); \
+	else exit 1; fi
 
 .PHONY: test
 test: ## every test, with the race detector, on a real Postgres and in a real browser

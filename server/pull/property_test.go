@@ -64,7 +64,7 @@ create trigger emptied after truncate on tags for each statement execute functio
 var propertyTables = []string{"public.docs", "public.ledger", "public.notes", "public.tags"}
 
 // TestPropertyEveryDeviceStandsOnACommit writes random transactions while devices join, leave and return,
-// the node and its feed fail, the log is trimmed, commits hang on a standby, and the slot is lost. Tail,
+// the node and its feed fail, frames are lost, the log is trimmed, commits hang on a standby, and the slot is lost. Tail,
 // log and snapshots all serve, with pages of a few rows. Whenever a device hears has_more: false its rows
 // are those of one commit (I5), none is another user's (I10), and at the end they are the table's (I4).
 func TestPropertyEveryDeviceStandsOnACommit(t *testing.T) {
@@ -83,6 +83,7 @@ func property(t *testing.T, seed uint64, length time.Duration) {
 	w := &world{rig: r, sources: map[string]int{}, ops: map[string]int{}}
 	r.stop()
 	r.tailBytes, r.patience = 48<<10, 100*time.Millisecond
+	r.lose = func() bool { return w.frames.Add(1)%8 == 0 }
 	r.start(w.failpoint)
 
 	over, cancel := context.WithTimeout(t.Context(), length)
@@ -127,6 +128,7 @@ type world struct {
 	rig      *rig
 	commits  atomic.Int64
 	pulls    atomic.Int64
+	frames   atomic.Int64
 	armed    atomic.Int64 // the feed fails at the step that counts this down to 0
 	node     sync.RWMutex // held for writing while the node is replaced
 	troubles []string     // owned by trouble

@@ -54,6 +54,7 @@ type rig struct {
 
 	tailBytes int64         // of the next start; 0: 1 MiB
 	patience  time.Duration // likewise; 0: the engine's
+	lose      func() bool   // whether the bus loses the next frame; nil: never
 }
 
 func testLogger() *slog.Logger {
@@ -139,7 +140,11 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	feed, err := changefeed.New(changefeed.Config{
 		DSN: r.dsn, Source: r.db, Log: r.log, Routing: r.routing, Slot: "slot_" + r.database(), Publication: "nudge",
 		Name: "test", Logger: testLogger(), Metrics: changefeed.NewMetrics(prometheus.NewRegistry()),
-		Publish:   func(_ context.Context, f change.Frame) { r.tail.Apply(f) },
+		Publish: func(_ context.Context, f change.Frame) {
+			if r.lose == nil || !r.lose() {
+				r.tail.Apply(f)
+			}
+		},
 		Failpoint: failpoint,
 	})
 	if err != nil {

@@ -29,7 +29,9 @@ func (r run) decode(ctx context.Context, source *pgxpool.Pool, routing *route.Co
 		cfg.RuntimeParams[k] = v
 	}
 	cfg.RuntimeParams["replication"] = "database"
-	cfg.RuntimeParams["wal_sender_timeout"] = "0" // nothing is reported, so that the server must not wait for it
+	// Nothing is reported, and the server must not miss it. Not 0: once half of this has passed since the last
+	// report, it looks for one after each message.
+	cfg.RuntimeParams["wal_sender_timeout"] = "1h"
 	started := time.Now()
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
