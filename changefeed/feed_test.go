@@ -62,6 +62,17 @@ func TestA12NetEffect(t *testing.T) {
 	)
 }
 
+// A15: nothing folds across a truncate, or what was inserted after it would be swept away with the rest.
+func TestA15TruncateIsABarrier(t *testing.T) {
+	r := newRig(t)
+	r.start(nil)
+	r.settle()
+	r.exec(`insert into items values (1, 1)`)
+	r.exec(`begin; update items set version = 2; truncate items; insert into items values (1, 1, 5); commit`)
+	r.settle()
+	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":1}`, `r * public.items truncate`, `u user:1 {"id":1}`)
+}
+
 // P23: the origin is decided at commit, whatever the order in the transaction; two origins are none.
 func TestP23Origin(t *testing.T) {
 	r := newRig(t)

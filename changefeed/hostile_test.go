@@ -26,3 +26,13 @@ func TestP19NoOwnerStopsTheFeed(t *testing.T) {
 	r.expect(`u user:me {"id":1}`, `u user:* {"id":4}`, `u user:`+strings.Repeat("é", 127)+` {"id":6}`,
 		`u user:me {"id":2}`, `d user:me {"id":1}`)
 }
+
+// P23: nor does a message, which anyone can emit.
+func TestP23NoMessageStopsTheFeed(t *testing.T) {
+	r := newRig(t)
+	r.start(nil)
+	r.settle()
+	r.exec(`begin; select pg_logical_emit_message(true, 'nudge.origin', '\x610062'::bytea); insert into items values (1, 1); commit`)
+	r.settle()
+	r.expect(`u user:1 {"id":1}`)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -246,7 +247,8 @@ func (s *session) logical(prefix string, content []byte) {
 	switch prefix {
 	case originPrefix:
 		device := string(content) // a copy: content aliases the read buffer (P27)
-		if device == "" || len(device) > maxOrigin || !utf8.ValidString(device) || device == s.origin {
+		// A NUL is valid UTF-8, and no text of Postgres can hold it: the append would fail for ever.
+		if device == "" || len(device) > maxOrigin || !utf8.ValidString(device) || strings.ContainsRune(device, 0) || device == s.origin {
 			return
 		}
 		s.origin = device
@@ -279,12 +281,17 @@ func (s *session) relation(ctx context.Context, rel *pgoutput.Rel) error {
 	if known {
 		s.tx.Reset(r.name, change.ReasonSchema)
 	}
-	s.relations[r.name] = signature
+	s.note(r.name, signature)
+	return nil
+}
+
+// note keeps a table's signature, and has it stored with this transaction.
+func (s *session) note(table, signature string) {
+	s.relations[table] = signature
 	if s.changed == nil {
 		s.changed = make(map[string]string)
 	}
-	s.changed[r.name] = signature
-	return nil
+	s.changed[table] = signature
 }
 
 // compile makes the router of a relation under the configuration in force.
@@ -329,5 +336,15 @@ func (s *session) reroute(ctx context.Context) error {
 		}
 	}
 	s.tx.ResetAll(change.ReasonSchema)
+	// Tables that are new in it: another shape in the stream than snapshots see from now on is a reset (P14).
+	catalog, err := route.Catalog(ctx, s.feed.cfg.Source, s.routing.Names())
+	if err != nil {
+		return err
+	}
+	for name, t := range catalog {
+		if _, known := s.relations[name]; !known {
+			s.note(name, t.Signature())
+		}
+	}
 	return nil
 }

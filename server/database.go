@@ -70,6 +70,8 @@ func openPool(ctx context.Context, dsn string, most int) (*pgxpool.Pool, error) 
 	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = "nudge"
 	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed" // A9
+	// Whoever holds a lock for long, an ALTER TABLE that hangs, makes a pull fail and not the pool run dry.
+	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "5s"
 	cfg.MaxConns = int32(most)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
@@ -80,6 +82,12 @@ func openPool(ctx context.Context, dsn string, most int) (*pgxpool.Pool, error) 
 		return nil, err
 	}
 	return pool, nil
+}
+
+// snapshots is how many pages of rows may be read at once: as configured, but never so many that feed and
+// log find no connection.
+func (d *databases) snapshots(configured int) int {
+	return min(configured, max(1, int(d.snapshot.Config().MaxConns)/2))
 }
 
 func (d *databases) close() {

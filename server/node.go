@@ -183,7 +183,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	}
 	engine, err := pull.New(pull.Config{
 		Tail: n.tail, Log: n.journal, Rows: rows, Routing: n.routing, Key: key, Logger: log,
-		PageRows: cfg.Limits.PageRows, PageBytes: int(cfg.Limits.PageBytes), Snapshots: cfg.Limits.Snapshots,
+		PageRows: cfg.Limits.PageRows, PageBytes: int(cfg.Limits.PageBytes), Snapshots: n.db.snapshots(cfg.Limits.Snapshots),
 	})
 	if err != nil {
 		return nil, err
