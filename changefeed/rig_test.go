@@ -51,20 +51,9 @@ func newRig(t *testing.T) *rig {
 // connectRig is a rig on a database as it is.
 func connectRig(t *testing.T, dsn string) *rig {
 	t.Helper()
-	r := &rig{t: t, dsn: dsn}
-	cfg, err := pgxpool.ParseConfig(r.dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for k, v := range value.SessionSettings() {
-		cfg.ConnConfig.RuntimeParams[k] = v
-	}
 	// A feed's own commits must not wait for the standby that a test takes away.
-	cfg.ConnConfig.RuntimeParams["synchronous_commit"] = "local"
-	if r.db, err = pgxpool.NewWithConfig(t.Context(), cfg); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.db.Close)
+	local := map[string]string{"synchronous_commit": "local"}
+	r := &rig{t: t, dsn: dsn, db: pgtest.Pool(t, dsn, value.SessionSettings(), local)}
 	if err := r.db.QueryRow(t.Context(), `select 'slot_' || current_database()`).Scan(&r.slot); err != nil {
 		t.Fatal(err)
 	}

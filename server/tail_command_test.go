@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
@@ -25,14 +23,10 @@ func TestTailCommand(t *testing.T) {
 	if _, err := migrations.Up(t.Context(), dsn); err != nil {
 		t.Fatal(err)
 	}
-	pool, err := pgxpool.New(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
+	pool := pgtest.Pool(t, dsn)
 	w, _ := changelog.Open(pool, "nudge").Writer(t.Context(), "test", time.Hour)
 	epoch := change.Epoch(0).Next()
-	err = w.NewEpoch(t.Context(), changelog.State{Epoch: epoch, Position: 100, Config: []byte("{}"), Reason: "first start"})
+	err := w.NewEpoch(t.Context(), changelog.State{Epoch: epoch, Position: 100, Config: []byte("{}"), Reason: "first start"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,11 +25,7 @@ func open(t *testing.T) (*changelog.Log, *pgxpool.Pool) {
 	if _, err := migrations.Up(t.Context(), dsn); err != nil {
 		t.Fatal(err)
 	}
-	pool, err := pgxpool.New(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
+	pool := pgtest.Pool(t, dsn)
 	return changelog.Open(pool, "nudge"), pool
 }
 

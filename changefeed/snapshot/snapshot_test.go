@@ -24,18 +24,7 @@ const noLimit = 1 << 30
 // open makes a database with the schema and a reader of its table public.t, owned by the column owner.
 func open(t *testing.T, schema string, edit func(*route.Spec)) (*snapshot.Reader, *pgxpool.Pool) {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(pgtest.Database(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for k, v := range value.SessionSettings() {
-		cfg.ConnConfig.RuntimeParams[k] = v
-	}
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
+	pool := pgtest.Pool(t, pgtest.Database(t), value.SessionSettings())
 	if _, err := pool.Exec(t.Context(), schema); err != nil {
 		t.Fatal(err)
 	}

@@ -73,19 +73,8 @@ func newRig(t *testing.T, schema string, tables ...string) *rig {
 
 func newRigOn(t *testing.T, dsn, schema string, tables ...string) *rig {
 	t.Helper()
-	r := &rig{t: t, dsn: dsn}
-	cfg, err := pgxpool.ParseConfig(r.dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for k, v := range value.SessionSettings() {
-		cfg.ConnConfig.RuntimeParams[k] = v
-	}
-	cfg.ConnConfig.RuntimeParams["synchronous_commit"] = "local"
-	if r.db, err = pgxpool.NewWithConfig(t.Context(), cfg); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.db.Close)
+	local := map[string]string{"synchronous_commit": "local"}
+	r := &rig{t: t, dsn: dsn, db: pgtest.Pool(t, dsn, value.SessionSettings(), local)}
 	r.exec(schema)
 	if _, err := migrations.Up(t.Context(), r.dsn); err != nil {
 		t.Fatal(err)
