@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and only that, and says so: need.sh go|postgres|redis|chromium|golangci …
+# Installs what is missing, and only that, and says so: need.sh go|postgres|chromium|golangci …
 # Packages come from apt or brew. Exits non-zero, saying what to do, where it can't help.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -53,10 +53,6 @@ need_postgres() {
   fi
   install Postgres postgresql postgresql@17 || die "no Postgres programs here, and neither apt nor brew: install Postgres 14 or newer, or set NUDGE_PG_BIN to the folder with initdb"
   postgres_bin >/dev/null || die "Postgres was installed, but initdb is nowhere to be found: set NUDGE_PG_BIN"
-}
-
-need_redis() {
-  command -v redis-server >/dev/null || install Redis redis-server redis || die "install redis-server"
 }
 
 need_chromium() {
