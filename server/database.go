@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 
@@ -29,7 +30,14 @@ func openDatabases(ctx context.Context, cfg *config.Config) (*databases, error) 
 	for _, dsn := range dsns {
 		pools[dsn] = nil
 	}
-	each := max(2, (cfg.Source.MaxConnections-1)/len(pools))
+	each := (cfg.Source.MaxConnections - 1) / len(pools)
+	if each < 2 {
+		return nil, &config.Error{
+			Code: config.Invalid, Key: "source.max_connections",
+			Message: fmt.Sprintf("source.max_connections is %d, too few for %d different DSNs", cfg.Source.MaxConnections, len(pools)),
+			Hint:    fmt.Sprintf("allow at least %d: two for each DSN, and one to replicate", 2*len(pools)+1),
+		}
+	}
 	d := &databases{}
 	for _, dsn := range dsns {
 		if pools[dsn] != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
@@ -153,7 +154,7 @@ func (a *API) verify(ctx context.Context, token string) (auth.Identity, error) {
 	if err != nil {
 		return auth.Identity{}, err
 	}
-	if !pull.ValidUser(id.User) {
+	if !change.ValidUser(id.User) {
 		return auth.Identity{}, wire.NewProblem(wire.TokenBad, "the token names no usable user")
 	}
 	return id, nil

@@ -70,6 +70,3 @@ func (a *Answer) AppendMembers(dst []byte) []byte {
 
 // Scopes are the scopes whose changes reach the user.
 func Scopes(user string) []change.Scope { return []change.Scope{change.User(user)} }
-
-// ValidUser reports whether a token's user may name a scope.
-func ValidUser(user string) bool { return change.ValidUser(user) }
