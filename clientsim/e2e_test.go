@@ -33,9 +33,9 @@ func TestRealServer(t *testing.T) {
 	t.Log(out)
 }
 
-// The server is killed and restarted twice in mid-run.
+// `nudge serve` is killed and restarted twice in mid-run.
 func TestChaosRestart(t *testing.T) {
-	s := startServer(t, program(t, ""))
+	s := startServe(t, program(t, ""))
 	done := make(chan struct{})
 	killed := make(chan int, 1)
 	go func() {

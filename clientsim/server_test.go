@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nudgesync/nudge/internal/devpg"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 )
 
@@ -27,13 +29,13 @@ func program(t *testing.T, tag string) string {
 	return path
 }
 
-// server is the real program on a database of its own, as `nudge dev --dsn` runs it.
+// server is the real program on a database of its own: `nudge dev --dsn`, or `nudge serve`.
 type server struct {
 	t          *testing.T
 	bin, state string
 	dsn        string
 	url, admin string
-	env        []string
+	args, env  []string
 	cmd        *exec.Cmd
 	log        *bytes.Buffer
 	exited     chan struct{}
@@ -43,6 +45,70 @@ func startServer(t *testing.T, bin string, env ...string) *server {
 	t.Helper()
 	s := &server{t: t, bin: bin, state: t.TempDir(), dsn: pgtest.Database(t), env: env}
 	s.url, s.admin = freeAddr(t), freeAddr(t)
+	s.args = []string{"dev", "--dsn", s.dsn, "--listen", s.url, "--admin", s.admin}
+	s.start()
+	t.Cleanup(func() {
+		s.stop(os.Interrupt)
+		if t.Failed() {
+			t.Logf("the server said:\n%s", s.log)
+		}
+	})
+	return s
+}
+
+// serveYAML is the configuration of an operator with the demo's tables and the demo's signing key.
+const serveYAML = `
+version: 1
+source: {dsn: "postgres://nudge_feed:feed@%[1]s", snapshot_dsn: "postgres://nudge_read:read@%[1]s"}
+tables:
+  public.users: {owner: id}
+  public.medications: {owner: user_id}
+  public.intakes: {owner: user_id}
+auth:
+  keys: [{id: dev, algorithm: HS256, secret_file: %[2]q}]
+  issuer: nudge-dev
+  audience: nudge
+listen: {public: %[3]q, admin: %[4]q}
+`
+
+// startServe is startServer for `nudge serve`, which an operator configured and attached, with roles of its
+// own, on a cluster of its own.
+func startServe(t *testing.T, bin string) *server {
+	t.Helper()
+	pg, err := devpg.Start(t.Context(), devpg.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pg.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &server{t: t, bin: bin, state: t.TempDir(), dsn: pg.DSN("postgres")}
+	s.url, s.admin = freeAddr(t), freeAddr(t)
+	// The app: its schema and its users. The demo makes them, and takes nudge away again.
+	s.args = []string{"dev", "--dsn", s.dsn, "--listen", s.url, "--admin", s.admin}
+	s.start()
+	s.stop(os.Interrupt)
+
+	source, err := url.Parse(s.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.state, "nudge.yaml")
+	yaml := fmt.Sprintf(serveYAML, source.Host+source.RequestURI(), filepath.Join(s.state, "nudge", "dev.key"), s.url, s.admin)
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.env = []string{"NUDGE_ADMIN_DSN=" + s.dsn}
+	for _, command := range []string{"detach", "attach"} {
+		cmd := exec.CommandContext(t.Context(), bin, command, "--apply", "--config", path)
+		cmd.Env = append(os.Environ(), s.env...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+	}
+	s.args = []string{"serve", "--config", path}
 	s.start()
 	t.Cleanup(func() {
 		s.stop(os.Interrupt)
@@ -67,7 +133,7 @@ func freeAddr(t *testing.T) string {
 func (s *server) start() {
 	s.t.Helper()
 	s.log = &bytes.Buffer{}
-	s.cmd = exec.CommandContext(context.Background(), s.bin, "dev", "--dsn", s.dsn, "--listen", s.url, "--admin", s.admin)
+	s.cmd = exec.CommandContext(context.Background(), s.bin, s.args...)
 	s.cmd.Env = append(append(os.Environ(), "XDG_STATE_HOME="+s.state), s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {

@@ -249,7 +249,7 @@ func (r *running) wantClose(ctx context.Context, conn *websocket.Conn, code int,
 			continue
 		}
 		var c websocket.CloseError
-		if !errors.As(err, &c) || int(c.Code) != code || c.Reason != reason {
+		if !errors.As(err, &c) || int(c.Code) != code || !strings.HasPrefix(c.Reason, reason+": ") {
 			r.t.Errorf("ended with %v, want %d %s", err, code, reason)
 		}
 		return

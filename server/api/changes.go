@@ -175,14 +175,22 @@ func bearer(h http.Header) (string, error) {
 
 // checkDevice holds a device id against the alphabet and against the token.
 func checkDevice(id auth.Identity, device string) error {
-	if !validDevice(device) {
-		return invalid("the device id is missing or not usable",
-			"Send 1 to 128 of A-Z a-z 0-9 . _ : - as "+wire.HeaderDevice+", or as device in hello.")
+	if p := checkDeviceID(device); p != nil {
+		return p
 	}
 	if id.Device != "" && id.Device != device {
 		return wire.NewProblem(wire.DeviceMismatch, "")
 	}
 	return nil
+}
+
+// checkDeviceID is a problem of an id outside the alphabet, nil for a usable one.
+func checkDeviceID(device string) *wire.Problem {
+	if validDevice(device) {
+		return nil
+	}
+	return invalid("the device id is missing or not usable",
+		"Send 1 to 128 of A-Z a-z 0-9 . _ : - as "+wire.HeaderDevice+", or as device in hello.")
 }
 
 func validDevice(id string) bool {

@@ -21,7 +21,7 @@
 // # The rules of the socket, as a client author meets them
 //
 // A close frame says whether to come back (see the close codes in package wire); its reason is the
-// name of the cause. An error frame never ends the session.
+// cause's name and a hint. An error frame carries a code and a hint, and never ends the session.
 //
 //   - Before ready only hello is served. Any other frame, and a hello that can't be read, gets
 //     error{request_invalid}; without a good hello in 5 s the session closes with 4002.

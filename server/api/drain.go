@@ -35,7 +35,7 @@ func (a *API) Drain(ctx context.Context) error {
 		case <-timer.C:
 		case <-ctx.Done(): // no time for the spread: all at once
 		}
-		s.shut(wire.CloseDrain, "draining")
+		s.shut(wire.CloseDrain, string(wire.Draining))
 	}
 	select {
 	case <-a.empty:

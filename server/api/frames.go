@@ -61,12 +61,12 @@ func (s *session) dispatch(b []byte) (more bool) {
 	}
 	if err != nil {
 		s.api.metrics.received("invalid")
-		return s.refuse(nil, wire.NewProblem(wire.RequestInvalid, ""))
+		return s.refuse(nil, invalid(err.Error(), "Send one JSON object; its t is hello, pull, ack or token."))
 	}
 	hello, isHello := frame.(*wire.Hello)
 	if isHello == (s.unregister != nil) { // a second hello, or something else before the first
 		s.api.metrics.received("invalid")
-		return s.refuse(nil, wire.NewProblem(wire.RequestInvalid, ""))
+		return s.refuse(nil, invalid("hello out of order", "Send hello first, and once."))
 	}
 	switch f := frame.(type) {
 	case *wire.Pull:
@@ -84,7 +84,7 @@ func (s *session) dispatch(b []byte) (more bool) {
 
 // refuse answers a frame that could not be served. It reports whether the session goes on.
 func (s *session) refuse(id *int64, p *wire.Problem) bool {
-	return s.send(wire.TError, wire.Error{T: wire.TError, ID: id, Code: p.Code, RetryAfterMS: int(p.RetryAfterMS)})
+	return s.send(wire.TError, wire.Error{T: wire.TError, ID: id, Code: p.Code, Hint: p.Hint, RetryAfterMS: int(p.RetryAfterMS)})
 }
 
 // hello opens the session. It is registered first and its cursor compared after: what is committed in
@@ -94,8 +94,8 @@ func (s *session) hello(f *wire.Hello) (more bool) {
 		s.shut(wire.CloseProtocolOld, string(wire.ProtocolOld))
 		return false
 	}
-	if !validDevice(f.Device) {
-		return s.refuse(nil, wire.NewProblem(wire.RequestInvalid, ""))
+	if p := checkDeviceID(f.Device); p != nil {
+		return s.refuse(nil, p)
 	}
 	s.mu.Lock()
 	s.greeted = true // from here on, what takes time is ours
@@ -201,7 +201,8 @@ func (s *session) pull(f *wire.Pull) (more bool) {
 
 func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	if f.Limit < 0 || f.WaitMS < 0 || len(f.Nudge) > maxNudgeID {
-		return "none", string(wire.RequestInvalid), s.refuse(&f.ID, wire.NewProblem(wire.RequestInvalid, ""))
+		return "none", string(wire.RequestInvalid), s.refuse(&f.ID, invalid("pull",
+			"Limit and wait_ms are not negative; nudge is the id of a nudge, as it was received."))
 	}
 	req := pull.Request{
 		User: s.user, Device: s.device,

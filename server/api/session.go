@@ -80,10 +80,10 @@ type session struct {
 	timer *time.Timer // for the trailing nudge; nil until first needed
 }
 
-// ending is how a session ends: a close code and its reason.
+// ending is how a session ends: a close code, and the cause's name.
 type ending struct {
-	code   int
-	reason string
+	code  int
+	cause string
 }
 
 // Device is the device's id, as it said in hello.
@@ -114,7 +114,7 @@ func (s *session) serve() (clientClosed bool) {
 }
 
 // survive makes a panic the end of one session, by shut or cut, instead of the process.
-func (s *session) survive(end func(code int, reason string)) {
+func (s *session) survive(end func(code int, cause string)) {
 	if v := recover(); v != nil {
 		s.api.logPanic("session", v, "session", s.id)
 		end(wire.CloseInternal, string(wire.Internal))
@@ -137,9 +137,9 @@ func (s *session) read() (*bytes.Buffer, error) {
 	case buf.Len() > wire.MaxClientFrame:
 		s.shut(wire.CloseTooBig, string(wire.TooLarge))
 	case typ != websocket.MessageText:
-		s.shut(wire.CloseNotText, "not_text")
+		s.shut(wire.CloseNotText, wire.CauseNotText)
 	case !utf8.Valid(buf.Bytes()): // the library does not check
-		s.shut(wire.CloseNotUTF8, "not_utf8")
+		s.shut(wire.CloseNotUTF8, wire.CauseNotUTF8)
 	default:
 		return buf, nil
 	}
@@ -178,37 +178,37 @@ func (s *session) end(clientClosed bool) {
 	}
 	s.api.metrics.closes.WithLabelValues(label).Inc()
 	s.api.log.Debug("session ended", "session", s.id, "device", s.device, "close", label,
-		"reason", end.reason, "age", time.Since(s.opened))
+		"cause", end.cause, "age", time.Since(s.opened))
 }
 
-// shut closes the session with a code, behind what is being written now. The first reason wins. It
+// shut closes the session with a code, behind what is being written now. The first cause wins. It
 // does not block.
-func (s *session) shut(code int, reason string) {
+func (s *session) shut(code int, cause string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shutLocked(code, reason)
+	s.shutLocked(code, cause)
 }
 
-func (s *session) shutLocked(code int, reason string) {
+func (s *session) shutLocked(code int, cause string) {
 	if s.ending.code != 0 || s.over {
 		return
 	}
-	s.ending = ending{code, reason}
+	s.ending = ending{code, cause}
 	s.kick(time.Now())
 }
 
 // closing is the close handshake, in the flush goroutine.
 func (s *session) closing(e ending) {
 	_ = s.raw.SetReadDeadline(time.Now().Add(closeWait))
-	_ = s.conn.Close(websocket.StatusCode(e.code), e.reason)
+	_ = s.conn.Close(websocket.StatusCode(e.code), wire.CloseReason(e.cause))
 }
 
 // cut ends the connection under the session's feet: for a peer that is gone or stuck in mid-frame.
 // code is for the record; 0 for none.
-func (s *session) cut(code int, reason string) {
+func (s *session) cut(code int, cause string) {
 	s.mu.Lock()
 	if s.ending.code == 0 {
-		s.ending = ending{code, reason}
+		s.ending = ending{code, cause}
 	}
 	s.mu.Unlock()
 	_ = s.raw.Close()
@@ -243,13 +243,13 @@ func (s *session) write(typ string, frame []byte) bool {
 	began := time.Now()
 	if err := s.conn.Write(ctx, websocket.MessageText, frame); err != nil {
 		if ctx.Err() != nil {
-			s.cut(wire.CloseTooSlow, "too_slow")
+			s.cut(wire.CloseTooSlow, wire.CauseTooSlow)
 		}
 		return false
 	}
 	s.api.metrics.sent(typ)
 	if time.Since(began) > slow {
-		s.shut(wire.CloseTooSlow, "too_slow")
+		s.shut(wire.CloseTooSlow, wire.CauseTooSlow)
 	}
 	return true
 }

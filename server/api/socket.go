@@ -130,7 +130,7 @@ func (a *API) begin(s *session) {
 	a.metrics.sessions.Inc()
 	go s.run()
 	if draining { // it began during the upgrade
-		s.shut(wire.CloseDrain, "draining")
+		s.shut(wire.CloseDrain, string(wire.Draining))
 	}
 }
 
@@ -143,7 +143,7 @@ func (a *API) greet(s *session) {
 	a.byDevice[key] = s
 	a.mu.Unlock()
 	if older != nil {
-		older.shut(wire.CloseReplaced, "replaced")
+		older.shut(wire.CloseReplaced, wire.CauseReplaced)
 	}
 }
 

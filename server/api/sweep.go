@@ -30,7 +30,7 @@ func (a *API) Run(ctx context.Context) error {
 	}
 	a.startDraining()
 	for _, s := range a.live() {
-		s.shut(wire.CloseDrain, "draining")
+		s.shut(wire.CloseDrain, string(wire.Draining))
 	}
 	a.stopBase() // ends pulls
 	grace := time.NewTimer(stopGrace)
@@ -39,7 +39,7 @@ func (a *API) Run(ctx context.Context) error {
 	case <-a.empty:
 	case <-grace.C:
 		for _, s := range a.live() {
-			s.cut(wire.CloseDrain, "draining")
+			s.cut(wire.CloseDrain, string(wire.Draining))
 		}
 		<-a.empty
 	}
@@ -66,7 +66,7 @@ func (s *session) tend(now time.Time) {
 		return
 	}
 	if !s.greeted && now.Sub(s.opened) >= l.Hello {
-		s.shutLocked(wire.CloseHelloTimeout, "hello_timeout")
+		s.shutLocked(wire.CloseHelloTimeout, wire.CauseHelloTimeout)
 		return
 	}
 	if !now.Before(s.nextPing) {
@@ -87,9 +87,9 @@ func (s *session) tend(now time.Time) {
 	case s.closeAt.IsZero() && now.Sub(s.opened) >= s.maxAge:
 		after := time.Duration(mathrand.Int64N(int64(l.Goaway)))
 		s.closeAt = now.Add(after)
-		s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: "max_age"}
+		s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: wire.CauseMaxAge}
 	case !s.closeAt.IsZero() && !now.Before(s.closeAt):
-		s.shutLocked(wire.CloseDrain, "max_age")
+		s.shutLocked(wire.CloseDrain, wire.CauseMaxAge)
 		return
 	}
 	if !s.own.IsZero() && now.Sub(s.ownAt) >= l.OwnGrace {

@@ -356,14 +356,14 @@ func hear[F any](d *device, typ string) F {
 func (d *device) wantError(code wire.Code) wire.Error {
 	d.t.Helper()
 	e := hear[wire.Error](d, wire.TError)
-	if e.Code != code {
-		d.t.Errorf("error %+v, want %s", e, code)
+	if e.Code != code || e.Hint == "" {
+		d.t.Errorf("error %+v, want %s and a hint", e, code)
 	}
 	return e
 }
 
-// wantClose reads on to the close, which has to be of this code.
-func (d *device) wantClose(code int, reason string) {
+// wantClose reads on to the close, which has to be of this code and cause, and to carry a hint.
+func (d *device) wantClose(code int, cause string) {
 	d.t.Helper()
 	for {
 		_, b, err := d.conn.Read(context.Background())
@@ -372,8 +372,8 @@ func (d *device) wantClose(code int, reason string) {
 			continue
 		}
 		var c websocket.CloseError
-		if !errors.As(err, &c) || int(c.Code) != code || c.Reason != reason {
-			d.t.Fatalf("ended with %v, wanted close %d %s", err, code, reason)
+		if !errors.As(err, &c) || int(c.Code) != code || !strings.HasPrefix(c.Reason, cause+": ") {
+			d.t.Fatalf("ended with %v, wanted close %d %s", err, code, cause)
 		}
 		return
 	}

@@ -160,25 +160,6 @@ type Error struct {
 	T            string `json:"t"`
 	ID           *int64 `json:"id,omitempty"`
 	Code         Code   `json:"code"`
+	Hint         string `json:"hint,omitempty"` // what to do about it, for people
 	RetryAfterMS int    `json:"retry_after_ms,omitempty"`
 }
-
-// Close codes. 4500–4999: stop until the app or user did something. All others, also unknown ones and
-// a connection that ends without a code: reconnect with backoff. The close reason names the cause for
-// people and logs; programs read the code.
-const (
-	CloseNotText      = 1003 // a binary frame: the protocol is text
-	CloseNotUTF8      = 1007
-	CloseTooBig       = 1009 // a frame above MaxClientFrame
-	CloseInternal     = 1011 // an error on our side
-	CloseDrain        = 1012 // this node goes away
-	CloseOverload     = 1013 // overload, or a token that can't be verified now: keep it, try again
-	CloseTokenExpired = 4001
-	CloseHelloTimeout = 4002
-	CloseTooSlow      = 4003
-	CloseRate         = 4029
-	CloseBadToken     = 4501
-	CloseRevoked      = 4502
-	CloseProtocolOld  = 4503
-	CloseReplaced     = 4504 // the same device opened another socket
-)

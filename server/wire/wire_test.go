@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ func TestEveryCodeHasItsProblem(t *testing.T) {
 	}
 	for _, c := range codes {
 		p := wire.NewProblem(c, "detail")
-		if p.Status < 400 || p.Status > 599 || p.Title == "" || p.Title == string(c) || p.Code != c ||
+		if p.Status < 400 || p.Status > 599 || p.Title == "" || p.Title == string(c) || p.Hint == "" || p.Code != c ||
 			p.Type != "https://nudgesync.dev/problems/"+string(c) {
 			t.Errorf("%+v", p)
 		}
@@ -39,8 +40,25 @@ func TestProblem(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	b, err := json.Marshal(wire.NewProblem(wire.NotFound, ""))
-	if want := `{"type":"https://nudgesync.dev/problems/not_found","title":"There is nothing here","status":404,"code":"not_found"}`; err != nil || string(b) != want {
+	if want := `{"type":"https://nudgesync.dev/problems/not_found","title":"There is nothing here","status":404,"code":"not_found","hint":"Check method and path; the API is below /v1."}`; err != nil || string(b) != want {
 		t.Errorf("%s, %v", b, err)
+	}
+}
+
+// Whatever a socket is closed for, its reason names the cause first, says what to do, and fits a close
+// frame (RFC 6455 §5.5: 125 bytes, two of which are the code).
+func TestCloseReason(t *testing.T) {
+	causes := []string{
+		wire.CauseNotText, wire.CauseNotUTF8, wire.CauseHelloTimeout, wire.CauseTooSlow, wire.CauseMaxAge, wire.CauseReplaced,
+	}
+	for _, c := range wire.Codes() {
+		causes = append(causes, string(c))
+	}
+	for _, c := range causes {
+		reason := wire.CloseReason(c)
+		if hint, ok := strings.CutPrefix(reason, c+": "); !ok || hint == "" || len(reason) > 123 || strings.Contains(reason, "retry_after_ms") {
+			t.Errorf("%s: %q, %d bytes", c, reason, len(reason))
+		}
 	}
 }
 
