@@ -20,7 +20,7 @@ uid=$(id -u)
 # are off, for under SELinux a container can't read its user's files otherwise.
 inside() {
   docker run --rm --init --shm-size 1g --security-opt label=disable --user "$uid" --volume "$PWD:/src" --workdir /src \
-    --volume "nudge-cache-$uid:/cache" --env GOMODCACHE=/cache/mod --env GOCACHE=/cache/build --env GOFLAGS=-buildvcs=false "$@"
+    --volume "nudge-cache-$uid:/cache" --env GOMODCACHE=/cache/mod --env GOCACHE=/cache/build --env GOFLAGS=-buildvcs=false --env GOPROXY "$@"
 }
 
 # tooled STAGE: builds a stage of tools.Dockerfile; once built, that takes a second.
