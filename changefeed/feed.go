@@ -44,6 +44,9 @@ type Config struct {
 	// in memory (tmpfs). A transaction takes about as much as its rows as JSON, and as much again for those
 	// rows that it touches more than once. Default: the system's directory for temporary files.
 	SpillDir string
+	// OriginSecret, if it is there, is what origins have to be signed with; others are ignored, and counted.
+	// Default: any origin is believed.
+	OriginSecret []byte
 	// Failpoint, for tests, is called before and after each durable step; an error from it ends the
 	// session there and then, as a crash would.
 	Failpoint func(Step) error
@@ -172,5 +175,5 @@ func (f *Feed) createSpill() (route.File, error) {
 	if err := f.cfg.Failpoint(BeforeSpill); err != nil {
 		return nil, err
 	}
-	return route.TempFile(f.cfg.SpillDir)
+	return f.cfg.Metrics.countSpill(route.TempFile(f.cfg.SpillDir))
 }

@@ -204,10 +204,14 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if err != nil {
 		return nil, err
 	}
+	if err := probeSpill(cfg.Limits.SpillDir); err != nil {
+		return nil, err
+	}
 	n.feed, err = changefeed.New(changefeed.Config{
 		DSN: string(cfg.Source.DSN), Source: n.db.source, Log: n.journal, Routing: n.routing,
 		Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Name: nodeName(), Logger: log,
 		Metrics: changefeed.NewMetrics(n.metrics), SegmentAge: segmentAge(cfg.Log.Retention),
+		SpillBytes: int(cfg.Limits.SpillBytes), SpillDir: cfg.Limits.SpillDir, OriginSecret: []byte(cfg.Source.OriginSecret),
 		Publish: func(ctx context.Context, f change.Frame) {
 			if err := n.bus.Publish(ctx, f); err != nil {
 				log.Warn("a frame was not published; nodes read it from the log", "error", err)
@@ -215,6 +219,18 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		},
 	})
 	return n, err
+}
+
+// probeSpill makes a file where large transactions go, so that the first of them is not who finds out.
+func probeSpill(dir string) error {
+	f, err := route.TempFile(dir)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return fail("spill_dir", err, "make a file in limits.spill_dir", "name a directory on a disk that this user may write to")
+	}
+	return nil
 }
 
 // journal is the change log as the tail knows it.

@@ -150,6 +150,7 @@ func unreadable(path string, err error) *Error {
 func (l *loader) readSecrets(cfg *Config) {
 	l.secret("source.dsn", &cfg.Source.DSN, &cfg.Source.DSNFile)
 	l.secret("source.snapshot_dsn", &cfg.Source.SnapshotDSN, &cfg.Source.SnapshotDSNFile)
+	l.secret("source.origin_secret", &cfg.Source.OriginSecret, &cfg.Source.OriginSecretFile)
 	l.secret("log.dsn", &cfg.Log.DSN, &cfg.Log.DSNFile)
 	l.secret("bus.redis_url", &cfg.Bus.RedisURL, &cfg.Bus.RedisURLFile)
 	for i := range cfg.Auth.Keys {
