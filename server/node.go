@@ -95,7 +95,7 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 	base := context.WithoutCancel(ctx)
 	failed := make(chan error, 8)
 	feed := start(base, failed, n.feed.Run)
-	reading := start(base, failed, n.runTail, n.runBus, n.retain)
+	reading := start(base, failed, n.runTail, n.runBus, newRetention(n.journal, cfg.Log.Retention, log, n.metrics).run)
 	serving := start(base, failed, n.api.Run)
 
 	publicServer := api.NewServer(withPage(n.api.Public(), opt.Page), cfg.Listen.Public, log)
@@ -292,26 +292,6 @@ func again(ctx context.Context, log *slog.Logger, part string, run func(context.
 		case <-ctx.Done():
 			return nil
 		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
-// retain drops what is older than the log's retention, every minute.
-func (n *node) retain(ctx context.Context) error {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-tick.C:
-			dropped, err := n.journal.Retain(ctx, now.Add(-n.cfg.Log.Retention))
-			if err != nil && ctx.Err() == nil {
-				n.log.Warn("old changes were not dropped; trying again in a minute", "error", err)
-			}
-			if dropped > 0 {
-				n.log.Info("dropped old changes", "segments", dropped)
-			}
 		}
 	}
 }
