@@ -25,7 +25,7 @@ func FuzzDecode(f *testing.F) {
 			if !slices.Contains(config.Codes(), e.Code) || e.Message == "" {
 				t.Errorf("%#v", e)
 			}
-			if e.Line < 0 || e.Line > lines || e.Column < 0 || e.Line == 0 && e.Excerpt != "" {
+			if e.Line < 0 || e.Line > lines || e.Column < 0 || (e.Line == 0) != (e.Excerpt == "") {
 				t.Errorf("%v: not a place in %d lines", e, lines)
 			}
 			if utf8.Valid(data) && !utf8.ValidString(e.Excerpt) {

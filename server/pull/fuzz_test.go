@@ -58,6 +58,9 @@ func FuzzCursorText(f *testing.F) {
 	for i := range len(good) {
 		f.Add(good, i, byte('A'))
 	}
+	for by := range byte(128) { // stray bits behind the end
+		f.Add(good, len(good)-1, by)
+	}
 	for _, text := range []string{"", "A", "====", "+/+/", good + "A", good[:len(good)-1], good + "\n", " " + good} {
 		f.Add(text, 0, byte(0))
 	}
