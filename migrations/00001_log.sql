@@ -86,7 +86,8 @@ end $$;
 -- +goose StatementEnd
 
 -- For the app's own writes: names the device that writes, so that it is not nudged for them. It
--- belongs in the writing transaction. Anyone may call it: it silences a nudge, never a change (P23).
+-- belongs in the writing transaction. Anyone may call it: it silences a nudge, never a change (P23). Where
+-- source.origin_secret is set, it takes the device with its signature behind a colon.
 -- +goose StatementBegin
 create function nudge.origin(device text) returns void
     language sql volatile set search_path = pg_catalog, pg_temp as $$
