@@ -162,6 +162,7 @@ func (f *Feed) follow(ctx context.Context) error {
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
 		relations: state.Relations, position: state.Position, epoch: state.Epoch,
+		serverEnd: state.Position, // connect has seen that the server is there
 	}
 	done := make(chan error, 1)
 	go func() {

@@ -132,7 +132,7 @@ with pub as (select * from pg_publication where pubname = $1),
                     where r.prpubid = pub.oid and r.prrelid = any(t.family))%s) as by,
                   exists (select from pg_publication_rel r
                            where r.prpubid = pub.oid and r.prrelid = any(t.family) and to_jsonb(r) ->> 'prqual' is not null) as filtered,
-                  (select string_to_array(to_jsonb(r) ->> 'prattrs', ' ') from pg_publication_rel r
+                  (select string_to_array(translate(to_jsonb(r) ->> 'prattrs', '[],', ''), ' ') from pg_publication_rel r
                     where r.prpubid = pub.oid and r.prrelid = t.oid) as attnums
              from t, pub)
 select name, oid, by, partitioned, filtered,
