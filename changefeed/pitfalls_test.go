@@ -10,7 +10,6 @@ import (
 
 	"github.com/nudgesync/nudge/changefeed"
 	"github.com/nudgesync/nudge/changefeed/change"
-	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/route"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 )
@@ -121,55 +120,6 @@ func idles(t *testing.T, r *rig) {
 			t.Fatalf("the log moved by itself from %v to %v", before.Head(), f.Next)
 		}
 	}
-}
-
-// P9: a slot that has lost WAL is replaced, by itself.
-func TestP09LostSlot(t *testing.T) {
-	r := newRig(t)
-	stop := r.start(nil)
-	before := r.settle()
-	stop()
-	admin, err := pgx.Connect(t.Context(), pgtest.Cluster(t).DSN("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = admin.Close(context.WithoutCancel(t.Context())) }()
-	exec := func(sql string) {
-		t.Helper()
-		if _, err := admin.Exec(context.WithoutCancel(t.Context()), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	exec(`alter system set max_slot_wal_keep_size = '1MB'`)
-	exec(`select pg_reload_conf()`)
-	defer func() {
-		exec(`alter system reset max_slot_wal_keep_size`)
-		exec(`select pg_reload_conf()`)
-	}()
-	r.exec(`insert into items values (1, 1)`) // will never be streamed
-	status := ""
-	for range 50 {
-		exec(`select pg_logical_emit_message(false, 'bulk', repeat('x', 1000000))`)
-		exec(`select pg_switch_wal()`)
-		exec(`checkpoint`)
-		if err := admin.QueryRow(t.Context(), `select wal_status from pg_replication_slots where slot_name = $1`, r.slot).Scan(&status); err != nil {
-			t.Fatal(err)
-		}
-		if status == "lost" {
-			break
-		}
-	}
-	if status != "lost" {
-		t.Fatalf("the slot is %s", status)
-	}
-	r.start(nil)
-	s := r.state("a new epoch", func(s changelog.State) bool { return s.Epoch != before.Epoch })
-	if s.Reason != "the slot has lost WAL" {
-		t.Errorf("reason %q", s.Reason)
-	}
-	r.exec(`insert into items values (2, 1)`)
-	r.settle()
-	r.expect(`u user:1 {"id":2}`)
 }
 
 // P12: a partitioned table is its root, whatever leaf a row is in.

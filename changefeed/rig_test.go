@@ -227,7 +227,7 @@ func (r *rig) check() {
 
 // logTo is a logger that hands each line to fn.
 func logTo(fn func(line string)) *slog.Logger {
-	return slog.New(slog.NewTextHandler(writerFunc(func(b []byte) { fn(string(b)) }), nil))
+	return slog.New(slog.NewTextHandler(writerFunc(func(b []byte) { fn(string(b)) }), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 type writerFunc func([]byte)
