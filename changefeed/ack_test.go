@@ -65,7 +65,9 @@ func TestP03Ackable(t *testing.T) {
 		durable, reported, server change.LSN
 		ok                        bool
 	}{
-		{10, 0, 10, true}, {10, 10, 10, true}, {10, 9, 20, true},
+		{10, 0, 10, true},
+		{10, 10, 10, true},
+		{10, 9, 20, true},
 		{11, 9, 10, false}, // the server is not there
 		{8, 9, 10, false},  // it would go back
 	} {

@@ -18,7 +18,9 @@ import (
 func TestA14WidenedAroundTheSnapshot(t *testing.T) {
 	r := newRig(t)
 	for _, c := range []struct{ xmax, id, want int64 }{
-		{1000, 999, 999}, {1000, 1000, 1000}, {1000, 1007, 1007},
+		{1000, 999, 999},
+		{1000, 1000, 1000},
+		{1000, 1007, 1007},
 		{1<<32 + 5, 1<<32 - 6, 1<<32 - 6},          // begun before the wraparound, and the snapshot is behind it
 		{1<<32 - 6, 5, 1<<32 + 5},                  // the other way round
 		{7<<32 + 100, 90, 7<<32 + 90},              // far from any
