@@ -95,9 +95,9 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
-	facts := facts{server: srv, system: sys, slot: sl, publication: pub, seen: seen}
-	if reason := facts.doubt(fresh, w.State()); reason != "" {
-		if err := f.newEpoch(ctx, w, facts, reason); err != nil {
+	found := facts{server: srv, system: sys, slot: sl, publication: pub, seen: seen}
+	if reason := found.doubt(fresh, w.State()); reason != "" {
+		if err := f.newEpoch(ctx, w, found, reason); err != nil {
 			return nil, err
 		}
 	} else if err := f.keepPublication(ctx, w, pub); err != nil {

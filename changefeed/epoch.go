@@ -64,13 +64,13 @@ func ahead(seen, head change.Position) bool {
 }
 
 // newEpoch makes the slot anew, and begins the log's next epoch where it starts.
-func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, facts facts, reason string) error {
-	if facts.slot.exists {
+func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, found facts, reason string) error {
+	if found.slot.exists {
 		if _, err := f.cfg.Source.Exec(ctx, `select pg_drop_replication_slot($1)`, f.cfg.Slot); err != nil {
 			return fmt.Errorf("drop slot: %w", err)
 		}
 	}
-	start, err := f.createSlot(ctx, facts.server)
+	start, err := f.createSlot(ctx, found.server)
 	if err != nil {
 		return err
 	}
@@ -83,10 +83,10 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, facts facts, r
 	if err != nil {
 		return err
 	}
-	if why := facts.publication.differs(now); why != "" {
+	if why := found.publication.differs(now); why != "" {
 		return fmt.Errorf("check_publication: %s, while the slot was made", why)
 	}
-	f.published.Store(&facts.publication)
+	f.published.Store(&found.publication)
 	// The shapes that devices will see in their snapshots at the earliest: another one in the stream is a
 	// reset, also the first time (P14).
 	catalog, err := route.Catalog(ctx, f.cfg.Source, f.cfg.Routing.Names())
@@ -99,11 +99,11 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, facts facts, r
 	}
 	// Counted from the witness too: an epoch that was handed out before does not come again.
 	before := w.State().Epoch
-	epoch := max(before, facts.seen.Epoch).Next()
+	epoch := max(before, found.seen.Epoch).Next()
 	err = w.NewEpoch(ctx, changelog.State{
-		Epoch: epoch, Position: start, SystemID: facts.system.SystemID, Timeline: facts.system.Timeline, Database: facts.system.DBName,
+		Epoch: epoch, Position: start, SystemID: found.system.SystemID, Timeline: found.system.Timeline, Database: found.system.DBName,
 		ConfigHash: f.hash, Config: f.wanted, Relations: relations, SnapshotFence: fence, Reason: reason,
-		Publication: facts.publication.encode(),
+		Publication: found.publication.encode(),
 	})
 	if err != nil {
 		return err

@@ -80,7 +80,13 @@ func (f *Feed) createSlot(ctx context.Context, srv server) (change.LSN, error) {
 		f.lookWhatFor(looking, pid)
 	}()
 	var at string
-	err = conn.QueryRow(ctx, sql, f.cfg.Slot).Scan(&at)
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// As long as it takes: who gives up and begins again has new writers to wait for.
+		if _, err := tx.Exec(ctx, `set local lock_timeout = 0; set local statement_timeout = 0`); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sql, f.cfg.Slot).Scan(&at)
+	})
 	enough()
 	<-done
 	f.waiting.Store(nil)
