@@ -41,6 +41,8 @@ create table nudge.feed (
     config_hash    bigint      not null,   -- of the routing configuration in force
     config         jsonb       not null,
     relations      jsonb       not null default '{}',  -- table -> signature of its columns as last streamed
+    publication    jsonb,                  -- what the feed streams, by catalog identity (P13)
+    doubt          text,                   -- why the next connect has to begin a new epoch; appends are refused meanwhile
     -- Snapshots are served once no transaction with a lower id is in progress (A4); null: none are.
     snapshot_fence bigint,
     leader         text,

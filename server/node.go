@@ -210,8 +210,8 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	n.feed, err = changefeed.New(changefeed.Config{
 		DSN: string(cfg.Source.DSN), Source: n.db.source, Log: n.journal, Routing: n.routing,
 		Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Name: nodeName(), Logger: log,
-		Metrics: changefeed.NewMetrics(n.metrics), SegmentAge: segmentAge(cfg.Log.Retention),
 		SpillBytes: int(cfg.Limits.SpillBytes), SpillDir: cfg.Limits.SpillDir, OriginSecret: []byte(cfg.Source.OriginSecret),
+		Metrics: changefeed.NewMetrics(n.metrics), SegmentAge: segmentAge(cfg.Log.Retention), Witness: cfg.Log.Witness,
 		Publish: func(ctx context.Context, f change.Frame) {
 			if err := n.bus.Publish(ctx, f); err != nil {
 				log.Warn("a frame was not published; nodes read it from the log", "error", err)
@@ -301,9 +301,9 @@ func (n *node) ready() error {
 	head, ok := n.tail.Head()
 	switch {
 	case !ok:
-		return errNotWarm
+		return errors.Join(errNotWarm, n.feed.Waiting())
 	case head.Config != n.routing.Hash():
-		return errOldConfig
+		return errors.Join(errOldConfig, n.feed.Waiting())
 	}
 	return nil
 }

@@ -50,6 +50,9 @@ type Log struct {
 	DSN       Secret        `yaml:"dsn"` // empty: in the source database, schema nudge
 	DSNFile   string        `yaml:"dsn_file"`
 	Retention time.Duration `yaml:"retention"` // a device away for longer starts over
+	// Witness is a file that remembers how far the log has come, to notice that the database was restored.
+	// Empty: none. No default can know which disk is not restored with the database.
+	Witness string `yaml:"witness"`
 }
 
 // Table says whose the rows of one table are: exactly one of Owner, Parent and Scope.
