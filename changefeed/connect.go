@@ -63,6 +63,9 @@ type slot struct {
 // connect takes up the log, compares it with server and slot, begins an epoch where they do not fit
 // together, and starts streaming.
 func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
+	whole := ctx
+	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
+	defer func() { cancel() }()
 	w, err := f.cfg.Log.Writer(ctx, f.cfg.Name, f.cfg.SegmentAge)
 	fresh := errors.Is(err, changelog.ErrNoEpoch)
 	if err != nil && !fresh {
@@ -94,10 +97,15 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if sl.active {
 		return nil, errSlotBusy
 	}
+	if err := f.takeOver(ctx, w); err != nil {
+		return nil, err
+	}
 	if reason := doubt(fresh, w.State(), sys, sl); reason != "" {
-		if err := f.newEpoch(ctx, w, sys, sl, reason); err != nil {
+		if err := f.newEpoch(whole, w, sys, sl, reason); err != nil {
 			return nil, err
 		}
+		cancel()
+		ctx, cancel = context.WithTimeout(whole, f.cfg.Patience)
 	}
 	state := w.State()
 	routing, err := route.Decode(state.Config)
@@ -132,6 +140,15 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing}, nil
 }
 
+// takeOver clears the log of a feed that had the slot before.
+func (f *Feed) takeOver(ctx context.Context, w *changelog.Writer) error {
+	n, err := w.TakeOver(ctx)
+	if n > 0 {
+		f.cfg.Logger.Warn("ended connections to the log that a replaced feed left in mid-append", "connections", n)
+	}
+	return err
+}
+
 func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig(f.cfg.DSN)
 	if err != nil {
@@ -140,9 +157,12 @@ func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 	for k, v := range value.SessionSettings() {
 		cfg.RuntimeParams[k] = v
 	}
+	// A network that went silent ends the connection also while it may rightly be quiet.
+	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	cfg.DialFunc = dialer.DialContext
 	cfg.RuntimeParams["replication"] = "database"
 	cfg.RuntimeParams["application_name"] = "nudge feed"
-	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(walSenderTimeout.Milliseconds(), 10)
+	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(f.pace.sender.Milliseconds(), 10)
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open replication connection: %w", err)
@@ -211,14 +231,17 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.
 	} else {
 		f.cfg.Logger.Warn("beginning a new epoch: every device starts over with a reset", "reason", reason, "slot", f.cfg.Slot)
 	}
+	whole := ctx
+	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
+	defer func() { cancel() }()
 	if sl.exists {
 		if _, err := f.cfg.Source.Exec(ctx, `select pg_drop_replication_slot($1)`, f.cfg.Slot); err != nil {
 			return fmt.Errorf("drop slot: %w", err)
 		}
 	}
-	// Waits for every transaction that is open now.
+	// Waits for every transaction that is open now, however long that takes.
 	var at string
-	err := f.cfg.Source.QueryRow(ctx, `select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')`, f.cfg.Slot).Scan(&at)
+	err := f.cfg.Source.QueryRow(whole, `select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')`, f.cfg.Slot).Scan(&at)
 	if err != nil {
 		return fmt.Errorf("create slot: %w", err)
 	}
@@ -226,6 +249,8 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.
 	if err != nil {
 		return err
 	}
+	cancel()
+	ctx, cancel = context.WithTimeout(whole, f.cfg.Patience)
 	fence, err := f.nextXID(ctx)
 	if err != nil {
 		return err

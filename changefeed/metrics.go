@@ -17,6 +17,9 @@ type Metrics struct {
 	batchSize    prometheus.Histogram
 	unstored     prometheus.Gauge
 	position     prometheus.Gauge
+	retained     prometheus.Gauge
+	oldestOpen   prometheus.Gauge
+	oldestReady  prometheus.Gauge
 }
 
 // NewMetrics registers the feed's metrics.
@@ -33,7 +36,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		batchSize:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "nudge_feed_batch_changes", Help: "Changes per append.", Buckets: prometheus.ExponentialBuckets(1, 4, 10)}),
 		unstored:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_unstored_bytes", Help: "WAL that the server has sent or mentioned and that is not stored yet."}),
 		position:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_position_bytes", Help: "LSN up to which the log is complete."}),
+		retained:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_slot_retained_bytes", Help: "WAL that the server keeps for the slot (from its restart_lsn on), as the leader last saw it."}),
+		oldestOpen:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_oldest_transaction_seconds", Help: "Age of the oldest writing transaction, which keeps WAL for the slot; those of other roles are seen with pg_read_all_stats only."}),
+		oldestReady:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_oldest_prepared_seconds", Help: "Age of the oldest prepared transaction, which keeps WAL for the slot."}),
 	}
-	r.MustRegister(m.leader, m.failures, m.transactions, m.changes, m.malformed, m.epochs, m.gateWaits, m.appendTime, m.batchSize, m.unstored, m.position)
+	r.MustRegister(m.leader, m.failures, m.transactions, m.changes, m.malformed, m.epochs, m.gateWaits, m.appendTime, m.batchSize, m.unstored, m.position,
+		m.retained, m.oldestOpen, m.oldestReady)
 	return m
 }

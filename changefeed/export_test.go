@@ -1,0 +1,8 @@
+package changefeed
+
+import "time"
+
+// Hurry has the feed start over, and notice that the server went silent, sooner than an operator would want.
+func (f *Feed) Hurry(startOver, sender time.Duration) {
+	f.pace.least, f.pace.most, f.pace.busy, f.pace.sender = startOver, 2*startOver, startOver, sender
+}
