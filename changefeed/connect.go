@@ -65,7 +65,7 @@ type slot struct {
 func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	whole := ctx
 	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
-	defer func() { cancel() }()
+	defer cancel()
 	w, err := f.cfg.Log.Writer(ctx, f.cfg.Name, f.cfg.SegmentAge)
 	fresh := errors.Is(err, changelog.ErrNoEpoch)
 	if err != nil && !fresh {
@@ -104,9 +104,9 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 		if err := f.newEpoch(whole, w, sys, sl, reason); err != nil {
 			return nil, err
 		}
-		cancel()
-		ctx, cancel = context.WithTimeout(whole, f.cfg.Patience)
 	}
+	ctx, cancelStart := context.WithTimeout(whole, f.cfg.Patience)
+	defer cancelStart()
 	state := w.State()
 	routing, err := route.Decode(state.Config)
 	if err != nil {
@@ -233,7 +233,7 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.
 	}
 	whole := ctx
 	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
-	defer func() { cancel() }()
+	defer cancel()
 	if sl.exists {
 		if _, err := f.cfg.Source.Exec(ctx, `select pg_drop_replication_slot($1)`, f.cfg.Slot); err != nil {
 			return fmt.Errorf("drop slot: %w", err)
@@ -249,8 +249,8 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.
 	if err != nil {
 		return err
 	}
-	cancel()
-	ctx, cancel = context.WithTimeout(whole, f.cfg.Patience)
+	ctx, cancelBegin := context.WithTimeout(whole, f.cfg.Patience)
+	defer cancelBegin()
 	fence, err := f.nextXID(ctx)
 	if err != nil {
 		return err

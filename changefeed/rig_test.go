@@ -35,6 +35,7 @@ type rig struct {
 	slot string
 	db   *pgxpool.Pool
 	log  *changelog.Log
+	tune func(*changefeed.Feed) // if not nil, called with each feed before it runs
 }
 
 func newRig(t *testing.T) *rig {
@@ -107,6 +108,9 @@ func (r *rig) start(edit func(*changefeed.Config)) (stop func()) {
 	feed, err := changefeed.New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	if r.tune != nil {
+		r.tune(feed)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
