@@ -66,6 +66,12 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	whole := ctx
 	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
 	defer cancel()
+	// The slot is read before the log, and the log before the server's WAL position: another feed that comes
+	// and goes meanwhile moves the log ahead of what was seen of the slot, never behind it.
+	sl, err := f.readSlot(ctx)
+	if err != nil {
+		return nil, err
+	}
 	w, err := f.cfg.Log.Writer(ctx, f.cfg.Name, f.cfg.SegmentAge)
 	fresh := errors.Is(err, changelog.ErrNoEpoch)
 	if err != nil && !fresh {
@@ -86,10 +92,6 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	sys, err := pglogrepl.IdentifySystem(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
-	}
-	sl, err := f.readSlot(ctx)
-	if err != nil {
-		return nil, err
 	}
 	if sl.exists && (sl.plugin != "pgoutput" || sl.database != sys.DBName) {
 		return nil, fmt.Errorf("check_slot: slot %q is somebody else's (plugin %q, database %q): name another one in source.slot", f.cfg.Slot, sl.plugin, sl.database)
@@ -130,6 +132,13 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("START_REPLICATION: %w", err)
+	}
+	// The slot is ours now. Was it made anew since it was looked at, the server forwards us in silence (P3).
+	if sl, err = f.readSlot(ctx); err != nil {
+		return nil, err
+	}
+	if sl.confirmed > state.Position {
+		return nil, errors.New("another feed made the slot anew meanwhile")
 	}
 	hijacked, err := conn.Hijack()
 	if err != nil {

@@ -22,7 +22,13 @@ import (
 	"github.com/nudgesync/nudge/migrations"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(sleeperEnv) != "" {
+		runSleeper()
+		return
+	}
+	pgtest.Main(m)
+}
 
 const schema = `
 create table items (id bigint primary key, user_id bigint, version int not null default 1, body text);

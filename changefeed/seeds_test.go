@@ -14,8 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/nudgesync/nudge/changefeed"
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
+	"github.com/nudgesync/nudge/changefeed/value"
+	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 )
 
 // TestKillSeeds runs random schedules: transactions of every shape and size, and between them feeds that are
@@ -39,12 +44,13 @@ func TestKillSeeds(t *testing.T) {
 			t.Run(strconv.Itoa(lane), func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t)
+				feeds := pgtest.Pool(t, r.dsn, value.SessionSettings(), map[string]string{"application_name": "a feed of the schedule"})
 				r.tune = func(f *changefeed.Feed) { f.Hurry(4*time.Millisecond, 10*time.Second) }
 				stop := r.start(nil)
 				r.settle()
 				stop()
 				for seed := first + lane; seed < first+n; seed += lanes {
-					if !t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { r.seed(t, uint64(seed)) }) {
+					if !t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { r.seed(t, uint64(seed), feeds) }) {
 						return
 					}
 				}
@@ -55,7 +61,7 @@ func TestKillSeeds(t *testing.T) {
 }
 
 // seed runs one schedule on the rig's database, with rows of its own.
-func (r *rig) seed(t *testing.T, seed uint64) {
+func (r *rig) seed(t *testing.T, seed uint64, feeds *pgxpool.Pool) {
 	inner := *r
 	r = &inner
 	r.t = t
@@ -68,7 +74,7 @@ func (r *rig) seed(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	s := schedule{
-		rig: r, random: random, first: int64(seed) * 1_000_000, rows: map[int64]row{},
+		rig: r, pool: feeds, random: random, first: int64(seed) * 1_000_000, rows: map[int64]row{},
 		spill: []int{0, 400, 5000}[random.IntN(3)], batch: []int{0, 1, 4096}[random.IntN(3)],
 	}
 	s.run()
@@ -90,6 +96,7 @@ type row struct {
 // schedule is one seed's run, and what the log must hold of it.
 type schedule struct {
 	*rig
+	pool         *pgxpool.Pool // the feeds'
 	random       *rand.Rand
 	first        int64
 	next         int64
@@ -145,13 +152,14 @@ func (s *schedule) disturb() {
 		s.exec(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1 and active`, s.slot)
 	case 3:
 		s.exec(`select pg_terminate_backend(pid) from pg_stat_activity
-			where datname = current_database() and pid <> pg_backend_pid() and query like '%nudge.feed%'`)
+			where datname = current_database() and application_name = 'a feed of the schedule'`)
 	}
 }
 
 func (s *schedule) addFeed() {
 	s.feeds = append(s.feeds, s.start(func(c *changefeed.Config) {
 		c.Name = fmt.Sprint("feed ", len(s.feeds))
+		c.Source, c.Log = s.pool, changelog.Open(s.pool, s.slot)
 		c.SpillBytes, c.MaxBatch = s.spill, s.batch
 		c.Failpoint = s.failpoint
 	}))
