@@ -6,3 +6,6 @@ import "time"
 func (f *Feed) Hurry(startOver, sender time.Duration) {
 	f.pace.least, f.pace.most, f.pace.busy, f.pace.sender = startOver, 2*startOver, startOver, sender
 }
+
+// MeasureOften has the feed measure its slot all the time.
+func (f *Feed) MeasureOften() { f.pace.sample = 20 * time.Millisecond }

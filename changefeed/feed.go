@@ -161,10 +161,12 @@ func (f *Feed) follow(ctx context.Context) (appended bool, err error) {
 	var durable atomic.Uint64
 	durable.Store(uint64(state.Position))
 	b := newBatches(f.cfg.MaxBatch)
+	release := make(chan struct{}, 1)
 	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable}
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
 		relations: state.Relations, position: state.Position, epoch: state.Epoch,
+		release: release, released: state.Position,
 	}
 	// The first to fail ends all three, and its error is the one that counts. P7: the connection closes at
 	// once, so that whatever the server waits for, it no longer waits for us.
@@ -178,7 +180,7 @@ func (f *Feed) follow(ctx context.Context) (appended bool, err error) {
 		b.fail(err)
 		fail(err)
 	})
-	others.Go(func() { fail(f.watch(ctx, b)) })
+	others.Go(func() { fail(f.watch(ctx, b, release)) })
 	fail(s.run(ctx))
 	others.Wait()
 	b.discard()

@@ -35,6 +35,7 @@ type session struct {
 	conn    *replConn
 	batches *batches
 	durable *atomic.Uint64
+	release chan<- struct{} // capacity 1: much WAL passed that held nothing for us
 
 	// Owned by the goroutine of run.
 	decoder   pgoutput.Decoder
@@ -59,6 +60,7 @@ type session struct {
 	statusAt  time.Time
 	adoptedAt time.Time
 	reported  change.LSN
+	released  change.LSN // where release was last asked for
 }
 
 // relation is a table as it was last streamed. table is nil if it is not configured, or, with a name,
