@@ -288,7 +288,7 @@ func (s *schedule) check(after change.Position) {
 		var it item
 		data := c.Row
 		if len(data) == 0 {
-			data = []byte(c.Key)
+			data = c.Key
 		}
 		if err := json.Unmarshal(data, &it); err != nil {
 			return fmt.Errorf("%s: %w", data, err)

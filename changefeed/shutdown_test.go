@@ -256,7 +256,9 @@ func TestP07FastShutdown(t *testing.T) {
 			t.Errorf("the feed read on while the gate was closed: %s of %s", sent, written)
 		}
 		p.shutdown()
-		<-standby // it was written, and is there after the restart
+		if err := <-standby; err == nil { // it was written, and is there after the restart
+			t.Error("the commit did not wait for its standby")
+		}
 		restart()
 		p.exec(`alter system reset synchronous_standby_names`)
 		p.exec(`select pg_reload_conf()`)
