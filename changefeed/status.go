@@ -14,11 +14,8 @@ const (
 	// statusEvery is the longest time between two status updates.
 	statusEvery = time.Second
 	// adoptFrom is the WAL, in bytes, that must have passed without anything for us before the position
-	// is stored for its own sake (A10).
+	// is stored for its own sake (A10), and the server is brought to let go of it (P4).
 	adoptFrom = 8 << 20
-	// releaseFrom is the WAL, in bytes, that must have passed that way before the server is brought to let
-	// go of it.
-	releaseFrom = 16 << 20
 )
 
 // housekeep reports to the server when it is due, and gives up a silent one.
@@ -97,7 +94,7 @@ func (s *session) adopt(end change.LSN, asked bool) {
 	}
 	s.adoptedAt, s.position = now, end
 	s.batches.adoptable(end)
-	if end-s.released >= releaseFrom {
+	if end-s.released >= adoptFrom {
 		s.released = end
 		signal(s.release)
 	}
