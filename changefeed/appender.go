@@ -38,7 +38,10 @@ func (a *appender) run(ctx context.Context) error {
 		case <-a.batches.more:
 		case now := <-tick.C:
 			a.announce(ctx)
-			if _, err := a.writer.Roll(ctx, now); err != nil {
+			if err := a.feed.patiently(ctx, func(ctx context.Context, _ func()) error {
+				_, err := a.writer.Roll(ctx, now)
+				return err
+			}); err != nil {
 				return err
 			}
 		}
@@ -55,8 +58,11 @@ func (a *appender) store(ctx context.Context, txs []transaction) error {
 		}
 	}()
 	for len(txs) > 0 {
-		n, err := a.visible(ctx, txs)
-		if err != nil {
+		var n int
+		if err := a.feed.patiently(ctx, func(ctx context.Context, _ func()) (err error) {
+			n, err = a.visible(ctx, txs)
+			return err
+		}); err != nil {
 			return err
 		}
 		if n == 0 {
@@ -102,8 +108,11 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 			b.Relations[table] = signature
 		}
 		if txs[i].config {
-			fence, err := a.feed.nextXID(ctx)
-			if err != nil {
+			var fence uint64
+			if err := a.feed.patiently(ctx, func(ctx context.Context, _ func()) (err error) {
+				fence, err = a.feed.nextXID(ctx)
+				return err
+			}); err != nil {
 				return err
 			}
 			b.Config, b.ConfigHash, b.SnapshotFence = a.feed.wanted, a.feed.hash, fence
@@ -115,14 +124,18 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 		if err := spilled.Fold(ctx); err != nil {
 			return err
 		}
-		b.Stream = spilled
 	}
 	before := a.writer.State()
 	if err := a.feed.cfg.Failpoint(BeforeAppend); err != nil {
 		return err
 	}
 	started := time.Now()
-	if err := a.writer.Append(ctx, b); err != nil {
+	if err := a.feed.patiently(ctx, func(ctx context.Context, progress func()) error {
+		if spilled != nil {
+			b.Stream = moving{spilled, progress}
+		}
+		return a.writer.Append(ctx, b)
+	}); err != nil {
 		return err
 	}
 	if err := a.feed.cfg.Failpoint(AfterAppend); err != nil {
@@ -147,6 +160,17 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 		Changes: b.Changes, HeadsOnly: spilled != nil,
 	})
 	return nil
+}
+
+// moving is a Source that says when it is read: an append takes as long as it takes, if it goes on.
+type moving struct {
+	changelog.Source
+	progress func()
+}
+
+func (m moving) Next() (*change.Change, error) {
+	m.progress()
+	return m.Source.Next()
 }
 
 // announce publishes the log's position, so that a node that missed the last frame finds out.

@@ -134,7 +134,7 @@ func (b *batches) discard() {
 	}
 }
 
-func signal(c chan struct{}) {
+func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

@@ -52,6 +52,15 @@ func (c *replConn) close() { _ = c.net.Close() }
 // connect takes up the log, compares it with server, slot, publication and witness, begins an epoch where
 // they do not fit together, and starts streaming.
 func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
+	whole := ctx
+	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
+	defer cancel()
+	// The slot is read before the log, and the log before the server's WAL position: another feed that comes
+	// and goes meanwhile moves the log ahead of what was seen of the slot, never behind it.
+	sl, err := f.readSlot(ctx)
+	if err != nil {
+		return nil, err
+	}
 	w, err := f.cfg.Log.Writer(ctx, f.cfg.Name, f.cfg.SegmentAge)
 	fresh := errors.Is(err, changelog.ErrNoEpoch)
 	if err != nil && !fresh {
@@ -81,15 +90,14 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
 	}
-	sl, err := f.readSlot(ctx)
-	if err != nil {
-		return nil, err
-	}
 	if sl.exists && (sl.plugin != "pgoutput" || sl.database != sys.DBName) {
 		return nil, fmt.Errorf("check_slot: slot %q is somebody else's (plugin %q, database %q): name another one in source.slot", f.cfg.Slot, sl.plugin, sl.database)
 	}
 	if sl.active {
 		return nil, errSlotBusy
+	}
+	if err := f.takeOver(ctx, w); err != nil {
+		return nil, err
 	}
 	seen, err := f.witness.read(f.cfg.Slot, sys.SystemID)
 	if err != nil {
@@ -97,12 +105,14 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	}
 	found := facts{server: srv, system: sys, slot: sl, publication: pub, seen: seen}
 	if reason := found.doubt(fresh, w.State()); reason != "" {
-		if err := f.newEpoch(ctx, w, found, reason); err != nil {
+		if err := f.newEpoch(whole, w, found, reason); err != nil {
 			return nil, err
 		}
 	} else if err := f.keepPublication(ctx, w, pub); err != nil {
 		return nil, err
 	}
+	ctx, cancelStart := context.WithTimeout(whole, f.cfg.Patience)
+	defer cancelStart()
 	state := w.State()
 	// Before anything of this stream is handed out; and a file that can't be written is known at once.
 	if err := f.witness.begin(f.cfg.Slot, sys.SystemID, state.Head()); err != nil {
@@ -132,6 +142,13 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("START_REPLICATION: %w", err)
 	}
+	// The slot is ours now. Was it made anew since it was looked at, the server forwards us in silence (P3).
+	if sl, err = f.readSlot(ctx); err != nil {
+		return nil, err
+	}
+	if sl.confirmed > state.Position {
+		return nil, errors.New("another feed made the slot anew meanwhile")
+	}
 	hijacked, err := conn.Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("take over the replication connection: %w", err)
@@ -139,6 +156,15 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	f.cfg.Metrics.leader.Set(1)
 	f.cfg.Logger.Info("feed streams", "slot", f.cfg.Slot, "from", state.Head().String(), "timeline", sys.Timeline)
 	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing}, nil
+}
+
+// takeOver clears the log of a feed that had the slot before.
+func (f *Feed) takeOver(ctx context.Context, w *changelog.Writer) error {
+	n, err := w.TakeOver(ctx)
+	if n > 0 {
+		f.cfg.Logger.Warn("ended connections to the log that a replaced feed left in mid-append", "connections", n)
+	}
+	return err
 }
 
 func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
@@ -149,9 +175,12 @@ func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 	for k, v := range value.SessionSettings() {
 		cfg.RuntimeParams[k] = v
 	}
+	// A network that went silent ends the connection also while it may rightly be quiet.
+	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	cfg.DialFunc = dialer.DialContext
 	cfg.RuntimeParams["replication"] = "database"
 	cfg.RuntimeParams["application_name"] = "nudge feed"
-	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(walSenderTimeout.Milliseconds(), 10)
+	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(f.pace.sender.Milliseconds(), 10)
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open replication connection: %w", err)

@@ -6,9 +6,10 @@
 //	    │                     the appender one transaction  │ durable
 //	    └──────────────── status: write = flush = apply ◄───┘
 //
-// Two goroutines a connection: the session owns the replication connection (P8) and decodes; the
-// appender owns the log's writer. Between them is one batch that grows at transaction boundaries: the
-// appender takes all of it whenever it is free, so it is group commit without a timer.
+// Three goroutines a connection: the session owns the replication connection (P8) and decodes; the
+// appender owns the log's writer; the third watches the source beside the stream (pulse.go). Between the
+// first two is one batch that grows at transaction boundaries: the appender takes all of it whenever it is
+// free, so it is group commit without a timer.
 //
 // A transaction that is too large for memory (Config.SpillBytes) is gathered in temporary files without
 // names, folded there, and streamed into one append (P21).
@@ -25,6 +26,13 @@
 //   - I6: gate.go. A transaction is appended once new snapshots see it.
 //   - A2, P3, P5, P9, P13: epoch.go compares server, slot, publication and witness with what was stored; any
 //     doubt is a new epoch. slot.go makes the slot, and says what that waits for.
-//   - P7: after any failure of log or gate the replication connection closes at once, so that the
-//     server's fast shutdown never waits for us.
+//   - P4: much WAL that held nothing for us is let go of by the server, because we bring it to (pulse.go).
+//   - P7, A21: after any failure of log or gate the replication connection closes at once, so that the
+//     server's fast shutdown never waits for us. A log that stands still fails nothing; so while anything is
+//     unstored, the source is asked for a sign of life beside the stream (pulse.go).
+//   - P8: no call waits for ever: each to source or log ends after Config.Patience, a long append after that
+//     long without progress; the stream's own silence ends after twice wal_sender_timeout. Only the making of
+//     a slot may take as long as the oldest open transaction.
+//   - P10: who finds the slot free ends what its predecessor left open in the log, so that a feed that was
+//     stopped in mid-append locks nobody out.
 package changefeed

@@ -65,15 +65,20 @@ func ahead(seen, head change.Position) bool {
 
 // newEpoch makes the slot anew, and begins the log's next epoch where it starts.
 func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, found facts, reason string) error {
+	whole := ctx
+	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
+	defer cancel()
 	if found.slot.exists {
 		if _, err := f.cfg.Source.Exec(ctx, `select pg_drop_replication_slot($1)`, f.cfg.Slot); err != nil {
 			return fmt.Errorf("drop slot: %w", err)
 		}
 	}
-	start, err := f.createSlot(ctx, found.server)
+	start, err := f.createSlot(whole, found.server) // as long as the oldest open transaction
 	if err != nil {
 		return err
 	}
+	ctx, cancelBegin := context.WithTimeout(whole, f.cfg.Patience)
+	defer cancelBegin()
 	fence, err := f.nextXID(ctx)
 	if err != nil {
 		return err

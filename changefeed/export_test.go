@@ -1,7 +1,17 @@
 package changefeed
 
+import "time"
+
 // Ackable is the rule for positions that are confirmed.
 var Ackable = ackable
 
 // WidenSQL is how the gate widens transaction ids.
 const WidenSQL = widenSQL
+
+// Hurry has the feed start over, and notice that the server went silent, sooner than an operator would want.
+func (f *Feed) Hurry(startOver, sender time.Duration) {
+	f.pace.least, f.pace.most, f.pace.busy, f.pace.sender = startOver, 2*startOver, startOver, sender
+}
+
+// MeasureOften has the feed measure its slot all the time.
+func (f *Feed) MeasureOften() { f.pace.sample = 20 * time.Millisecond }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,9 @@ type Config struct {
 	// was restored from a copy of its disk is noticed (A2). It must not be restored together with the
 	// database. It is written at most once a second. Default: none.
 	Witness string
+	// Patience is how long source or log may leave one call without an answer, or an append without
+	// progress, before the feed lets go of everything and starts over. Default: 30 seconds.
+	Patience time.Duration
 	// Failpoint, for tests, is called before and after each durable step; an error from it ends the
 	// session there and then, as a crash would.
 	Failpoint func(Step) error
@@ -79,6 +83,16 @@ type Feed struct {
 
 	waiting   atomic.Pointer[waiting]     // what the slot's creation waits for
 	published atomic.Pointer[publication] // as last found, while streaming
+	pace      pace
+}
+
+// pace is how fast a feed starts over, and looks around.
+type pace struct {
+	least, most time.Duration // between two attempts: from, to
+	busy        time.Duration // between two attempts while another feed holds the slot
+	sender      time.Duration // wal_sender_timeout of the replication connection
+	pulse       time.Duration // how often the source is asked for a sign of life while something is unstored
+	sample      time.Duration // how often the slot is measured
 }
 
 // New checks the configuration and returns a feed.
@@ -98,10 +112,16 @@ func New(cfg Config) (*Feed, error) {
 	if cfg.SpillBytes == 0 {
 		cfg.SpillBytes = 32 << 20
 	}
+	if cfg.Patience == 0 {
+		cfg.Patience = 30 * time.Second
+	}
 	if cfg.Failpoint == nil {
 		cfg.Failpoint = func(Step) error { return nil }
 	}
-	f := &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash()}
+	f := &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash(), pace: pace{
+		least: 100 * time.Millisecond, most: 10 * time.Second, busy: time.Second / 2,
+		sender: walSenderTimeout, pulse: time.Second / 2, sample: 15 * time.Second,
+	}}
 	if cfg.Witness != "" {
 		f.witness = &witness{path: cfg.Witness}
 		f.cfg.Publish = func(ctx context.Context, frame change.Frame) {
@@ -112,45 +132,45 @@ func New(cfg Config) (*Feed, error) {
 	return f, nil
 }
 
-// Run follows the slot until ctx ends, and returns nil then. It starts over, with backoff, after every
-// failure; what it could not do is logged and counted.
+// Run follows the slot until ctx ends, and returns nil then. It starts over after every failure, later
+// each time until something was appended again; what it could not do is logged and counted.
 func (f *Feed) Run(ctx context.Context) error {
-	const least, most = 100 * time.Millisecond, 10 * time.Second
-	wait := least
+	wait := f.pace.least
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := f.follow(ctx)
+		appended, err := f.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(started) > most {
-			wait = least
+		if appended || time.Since(started) > f.pace.most {
+			wait = f.pace.least
 		}
+		pause := wait
 		var pgErr *pgconn.PgError
 		busy := errors.Is(err, errSlotBusy) || errors.As(err, &pgErr) && pgErr.Code == "55006" // object_in_use
 		f.cfg.Metrics.leader.Set(0)
 		switch {
 		case busy:
 			f.cfg.Logger.Debug("another feed holds the slot", "slot", f.cfg.Slot)
-			wait = time.Second / 2
+			pause = f.pace.busy
 		default:
 			f.cfg.Metrics.failures.Inc()
 			f.cfg.Logger.Warn("feed stopped, starting over", "error", err, "wait", wait)
+			wait = min(2*wait, f.pace.most)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait/2 + rand.N(wait)): // jitter: feeds of several nodes do not march in step
+		case <-time.After(pause/2 + rand.N(pause)): // jitter: feeds of several nodes do not march in step
 		}
-		wait = min(2*wait, most)
 	}
 	return nil
 }
 
-// follow is one connection's life: connect, stream, fail.
-func (f *Feed) follow(ctx context.Context) error {
+// follow is one connection's life: connect, stream, fail. It reports whether it appended anything.
+func (f *Feed) follow(ctx context.Context) (appended bool, err error) {
 	start, err := f.connect(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer start.close()
 	defer func() { f.testify(f.witness.flush()) }()
@@ -161,40 +181,50 @@ func (f *Feed) follow(ctx context.Context) error {
 	var durable atomic.Uint64
 	durable.Store(uint64(state.Position))
 	b := newBatches(f.cfg.MaxBatch)
+	release := make(chan struct{}, 1)
 	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable}
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
 		relations: state.Relations, position: state.Position, epoch: state.Epoch,
 		serverEnd: state.Position, // connect has seen that the server is there
+		release:   release, released: state.Position,
 	}
-	done := make(chan error, 1)
-	go func() {
+	// The first to fail ends them all, and its error is the one that counts. P7: the connection closes at
+	// once, so that whatever the server waits for, it no longer waits for us.
+	fail := func(err error) {
+		cancel(err)
+		start.close()
+	}
+	var others sync.WaitGroup
+	others.Go(func() {
 		err := a.run(ctx)
 		b.fail(err)
-		start.close() // P7: whatever the server waits for, it no longer waits for us
-		done <- err
-	}()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		if err := f.watchPublication(ctx); ctx.Err() == nil {
-			cancel(err)
-		}
-	}()
-	err = s.run(ctx)
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause // why the connection was closed, not that it was
-	}
-	cancel(err)
-	start.close()
-	appendErr := <-done
-	<-watched
+		fail(err)
+	})
+	others.Go(func() { fail(f.watch(ctx, b, release)) })
+	others.Go(func() { fail(f.watchPublication(ctx)) })
+	fail(s.run(ctx))
+	others.Wait()
 	b.discard()
-	if appendErr != nil && !errors.Is(appendErr, context.Canceled) {
-		err = appendErr
-	}
+	appended = change.LSN(durable.Load()) != state.Position
+	err = context.Cause(ctx)
 	if errors.Is(err, changelog.ErrFenced) {
-		return fmt.Errorf("replaced by another feed: %w", err)
+		return appended, fmt.Errorf("replaced by another feed: %w", err)
+	}
+	return appended, err
+}
+
+// patiently makes one call to source or log, and gives it up after Config.Patience: a network can go
+// silent, and a server stand still, without an end of the connection. The call may use progress to say that
+// it goes on.
+func (f *Feed) patiently(ctx context.Context, call func(ctx context.Context, progress func()) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	over := time.AfterFunc(f.cfg.Patience, func() { cancel(errNoAnswer) })
+	defer over.Stop()
+	err := call(ctx, func() { over.Reset(f.cfg.Patience) })
+	if err != nil && errors.Is(context.Cause(ctx), errNoAnswer) {
+		return fmt.Errorf("%w for %s: %w", errNoAnswer, f.cfg.Patience, err)
 	}
 	return err
 }
@@ -205,6 +235,9 @@ func (f *Feed) testify(err error) {
 		f.cfg.Logger.Warn("the witness is out of date: a restored database may go unnoticed", "error", err)
 	}
 }
+
+// errNoAnswer: a database left a call without an answer.
+var errNoAnswer = errors.New("no answer")
 
 // createSpill makes a file for a transaction that is too large for memory.
 func (f *Feed) createSpill() (route.File, error) {

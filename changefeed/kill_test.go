@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nudgesync/nudge/changefeed"
 	"github.com/nudgesync/nudge/changefeed/changelog"
@@ -29,12 +30,13 @@ func TestKillAtEveryStep(t *testing.T) {
 func killAtEveryStep(t *testing.T, steps []changefeed.Step, spillBytes int) {
 	rounds := 3
 	if os.Getenv("NUDGE_LONG") != "" {
-		rounds = 20 // each kill makes the feed wait longer before it starts over
+		rounds = 20
 	}
 	for _, step := range steps {
 		t.Run(string(step), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
+			r.tune = func(f *changefeed.Feed) { f.Hurry(10*time.Millisecond, 10*time.Second) }
 			var calls, kills atomic.Int64
 			killed := make(chan struct{}, 1000)
 			stop := r.start(func(c *changefeed.Config) {

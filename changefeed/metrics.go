@@ -24,6 +24,9 @@ type Metrics struct {
 	spillFiles   prometheus.Counter
 	spillBytes   prometheus.Counter
 	spillDisk    prometheus.Gauge
+	retained     prometheus.Gauge
+	oldestOpen   prometheus.Gauge
+	oldestReady  prometheus.Gauge
 }
 
 // NewMetrics registers the feed's metrics.
@@ -45,12 +48,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		spillFiles:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nudge_feed_spill_files_total", Help: "Files made for transactions too large for memory."}),
 		spillBytes:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nudge_feed_spill_written_bytes_total", Help: "Bytes written to such files."}),
 		spillDisk:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_spill_disk_bytes", Help: "Bytes in such files now."}),
+		retained:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_slot_retained_bytes", Help: "WAL that the server keeps for the slot (from its restart_lsn on), as the leader last saw it."}),
+		oldestOpen:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_oldest_transaction_seconds", Help: "Age of the oldest writing transaction, which keeps WAL for the slot; those of other roles are seen with pg_read_all_stats only."}),
+		oldestReady:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_oldest_prepared_seconds", Help: "Age of the oldest prepared transaction, which keeps WAL for the slot."}),
 	}
 	for _, reason := range []string{originMalformed, originUnsigned, originForged} {
 		m.origins.WithLabelValues(reason)
 	}
 	r.MustRegister(m.leader, m.failures, m.transactions, m.changes, m.malformed, m.epochs, m.gateWaits, m.appendTime, m.batchSize, m.unstored, m.position,
-		m.origins, m.spilled, m.spillFiles, m.spillBytes, m.spillDisk)
+		m.origins, m.spilled, m.spillFiles, m.spillBytes, m.spillDisk, m.retained, m.oldestOpen, m.oldestReady)
 	return m
 }
 

@@ -22,7 +22,13 @@ import (
 	"github.com/nudgesync/nudge/migrations"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(sleeperEnv) != "" {
+		runSleeper()
+		return
+	}
+	pgtest.Main(m)
+}
 
 const schema = `
 create table items (id bigint primary key, user_id bigint, version int not null default 1, body text);
@@ -35,6 +41,7 @@ type rig struct {
 	slot string
 	db   *pgxpool.Pool
 	log  *changelog.Log
+	tune func(*changefeed.Feed) // if not nil, called with each feed before it runs
 }
 
 func newRig(t *testing.T) *rig {
@@ -113,6 +120,9 @@ func (r *rig) run(edit func(*changefeed.Config)) (feed *changefeed.Feed, stop fu
 	feed, err := changefeed.New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	if r.tune != nil {
+		r.tune(feed)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

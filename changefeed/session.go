@@ -29,6 +29,7 @@ type session struct {
 	conn    *replConn
 	batches *batches
 	durable *atomic.Uint64
+	release chan<- struct{} // capacity 1: much WAL passed that held nothing for us
 
 	// Owned by the goroutine of run.
 	decoder   pgoutput.Decoder
@@ -53,6 +54,7 @@ type session struct {
 	statusAt  time.Time
 	adoptedAt time.Time
 	reported  change.LSN
+	released  change.LSN // where release was last asked for
 }
 
 // relation is a table as it was last streamed. table is nil if it is not configured, or, with a name,
@@ -282,8 +284,15 @@ func (s *session) note(table, signature string) {
 	s.changed[table] = signature
 }
 
+// brief bounds what the session asks of the source while it reads nothing: the server waits for a status.
+func (s *session) brief(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, min(s.feed.pace.sender/2, s.feed.cfg.Patience))
+}
+
 // compile makes the router of a relation under the configuration in force.
 func (s *session) compile(ctx context.Context, r *relation) error {
+	ctx, cancel := s.brief(ctx)
+	defer cancel()
 	name := r.rel.Schema + "." + r.rel.Name
 	rule, configured := s.routing.Tables[name]
 	if !configured {
@@ -324,6 +333,8 @@ func (s *session) reroute(ctx context.Context) error {
 		}
 	}
 	s.tx.ResetAll(change.ReasonSchema)
+	ctx, cancel := s.brief(ctx)
+	defer cancel()
 	// Tables that are new in it: another shape in the stream than snapshots see from now on is a reset (P14).
 	catalog, err := route.Catalog(ctx, s.feed.cfg.Source, s.routing.Names())
 	if err != nil {

@@ -13,16 +13,16 @@ import (
 const (
 	// statusEvery is the longest time between two status updates.
 	statusEvery = time.Second
-	// silence is how long the server may say nothing, though it was asked, before it is given up (P8).
-	silence = 2 * walSenderTimeout
 	// adoptFrom is the WAL, in bytes, that must have passed without anything for us before the position
-	// is stored for its own sake (A10).
+	// is stored for its own sake (A10), and the server is brought to let go of it (P4).
 	adoptFrom = 8 << 20
 )
 
 // housekeep reports to the server when it is due, and gives up a silent one.
 func (s *session) housekeep() error {
 	now := time.Now()
+	// How long the server may say nothing, though it was asked, before it is given up (P8).
+	silence := 2 * s.feed.pace.sender
 	if now.Sub(s.heardAt) > silence {
 		return fmt.Errorf("replication: nothing heard for %s", silence)
 	}
@@ -53,8 +53,8 @@ func (s *session) report(now time.Time) error {
 		b = binary.BigEndian.AppendUint64(b, uint64(durable))
 	}
 	b = binary.BigEndian.AppendUint64(b, uint64(now.Sub(postgresEpoch).Microseconds()))
-	b = append(b, boolByte(now.Sub(s.heardAt) > silence/4)) // ask for a reply if it has been quiet
-	if err := s.conn.net.SetWriteDeadline(now.Add(walSenderTimeout / 2)); err != nil {
+	b = append(b, boolByte(now.Sub(s.heardAt) > s.feed.pace.sender/2)) // ask for a reply if it has been quiet
+	if err := s.conn.net.SetWriteDeadline(now.Add(s.feed.pace.sender / 2)); err != nil {
 		return fmt.Errorf("replication connection: %w", err)
 	}
 	s.conn.frontend.Send(&pgproto3.CopyData{Data: b})
@@ -106,4 +106,8 @@ func (s *session) adopt(end change.LSN, asked bool) {
 	}
 	s.adoptedAt, s.position = now, end
 	s.batches.adoptable(end)
+	if end-s.released >= adoptFrom {
+		s.released = end
+		signal(s.release)
+	}
 }

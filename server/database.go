@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -81,6 +83,10 @@ func openPool(ctx context.Context, dsn string, most int) (*pgxpool.Pool, error) 
 	// Whoever holds a lock for long, an ALTER TABLE that hangs, makes a pull fail and not the pool run dry.
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "5s"
 	cfg.MaxConns = int32(most)
+	// A network that went silent leaves connections that look alive.
+	cfg.PingTimeout = 5 * time.Second
+	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	cfg.ConnConfig.DialFunc = dialer.DialContext
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err

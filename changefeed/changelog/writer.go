@@ -159,6 +159,23 @@ func lockChanges(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
+// TakeOver ends other connections that are within a transaction on the feed's row, and returns how many
+// it told to. It is for a feed that finds the slot free: whoever had it has been replaced. One that was
+// stopped in the middle of an append would keep the row locked for as long as it sleeps, and be fenced
+// only after that (P10).
+func (w *Writer) TakeOver(ctx context.Context) (int, error) {
+	var n int
+	err := w.log.pool.QueryRow(ctx, `
+select count(pg_terminate_backend(a.pid))
+  from pg_locks l join pg_stat_activity a on a.pid = l.pid
+ where l.locktype = 'relation' and l.relation = 'nudge.feed'::regclass and l.granted and l.mode = 'RowExclusiveLock'
+   and a.datname = current_database() and a.usename = current_user and a.pid <> pg_backend_pid()`).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("take over the log: %w", err)
+	}
+	return n, nil
+}
+
 // durable is a common table expression that has the transaction flushed at its commit, also where the
 // database commits asynchronously (I1). A standby is waited for only where the database says so.
 const durable = `durable as (
