@@ -102,11 +102,13 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 			b.Relations[table] = signature
 		}
 		if txs[i].config {
-			fence, err := a.feed.nextXID(ctx)
-			if err != nil {
+			b.Config, b.ConfigHash = a.feed.wanted, a.feed.hash
+		}
+		if txs[i].config || txs[i].fence {
+			var err error
+			if b.SnapshotFence, err = a.feed.nextXID(ctx); err != nil {
 				return err
 			}
-			b.Config, b.ConfigHash, b.SnapshotFence = a.feed.wanted, a.feed.hash, fence
 		}
 	}
 	spilled := txs[0].spilled

@@ -17,6 +17,8 @@ type transaction struct {
 	relations map[string]string
 	// config: this transaction puts the wanted configuration in force.
 	config bool
+	// fence: snapshots must wait for every transaction that is open now.
+	fence bool
 	size   int // in memory, bytes
 }
 

@@ -28,6 +28,7 @@ const walSenderTimeout = 10 * time.Second
 const (
 	originPrefix = "nudge.origin" // content: the device that writes this transaction
 	configPrefix = "nudge.config" // content: hash of the configuration to put in force
+	schemaPrefix = "nudge.schema" // content: what the watcher saw of a table, signed
 )
 
 // errSlotBusy: another feed streams the slot.
@@ -38,6 +39,7 @@ type stream struct {
 	conn    *replConn
 	writer  *changelog.Writer
 	routing *route.Config // in force where the stream begins
+	key     []byte        // that messages about the schema are signed with
 }
 
 func (s *stream) close() { s.conn.close() }
@@ -100,14 +102,16 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 		}
 	}
 	state := w.State()
+	key, err := f.cfg.Log.Key(ctx, "schema")
+	if err != nil {
+		return nil, err
+	}
 	routing, err := route.Decode(state.Config)
 	if err != nil {
 		return nil, err
 	}
 	if state.ConfigHash != f.hash {
-		// It takes effect where this message stands in the WAL; what was written before is routed as it
-		// was then (A8).
-		if _, err := f.cfg.Source.Exec(ctx, `select pg_logical_emit_message(true, $1, $2)`, configPrefix, configContent(f.hash)); err != nil {
+		if err := f.announce(ctx, key, &state); err != nil {
 			return nil, fmt.Errorf("announce the new configuration: %w", err)
 		}
 	}
@@ -129,7 +133,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	}
 	f.cfg.Metrics.leader.Set(1)
 	f.cfg.Logger.Info("feed streams", "slot", f.cfg.Slot, "from", state.Head().String(), "timeline", sys.Timeline)
-	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing}, nil
+	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing, key: key}, nil
 }
 
 func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
@@ -232,13 +236,9 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.
 	}
 	// The shapes that devices will see in their snapshots at the earliest: another one in the stream is a
 	// reset, also the first time (P14).
-	catalog, err := route.Catalog(ctx, f.cfg.Source, f.cfg.Routing.Names())
+	relations, err := f.shapes(ctx)
 	if err != nil {
 		return err
-	}
-	relations := make(map[string]string, len(catalog))
-	for name, t := range catalog {
-		relations[name] = t.Signature()
 	}
 	err = w.NewEpoch(ctx, changelog.State{
 		Epoch: w.State().Epoch.Next(), Position: start, SystemID: sys.SystemID, Timeline: sys.Timeline, Database: sys.DBName,

@@ -34,6 +34,8 @@ type Config struct {
 
 	// SegmentAge is how long a segment of the log is appended to. Default: one day.
 	SegmentAge time.Duration
+	// WatchEvery is how often the catalog is compared with what is streamed. Default: 2 s.
+	WatchEvery time.Duration
 	// MaxBatch is the size in bytes of decoded changes from which the session stops reading until the
 	// appender has caught up. Default: 32 MiB.
 	MaxBatch int
@@ -68,6 +70,7 @@ type Feed struct {
 	cfg    Config
 	wanted []byte // cfg.Routing, encoded
 	hash   uint64
+	looks  chan struct{} // capacity 1: the watcher is asked to look
 }
 
 // New checks the configuration and returns a feed.
@@ -81,6 +84,9 @@ func New(cfg Config) (*Feed, error) {
 	if cfg.SegmentAge == 0 {
 		cfg.SegmentAge = 24 * time.Hour
 	}
+	if cfg.WatchEvery == 0 {
+		cfg.WatchEvery = 2 * time.Second
+	}
 	if cfg.MaxBatch == 0 {
 		cfg.MaxBatch = 32 << 20
 	}
@@ -90,7 +96,7 @@ func New(cfg Config) (*Feed, error) {
 	if cfg.Failpoint == nil {
 		cfg.Failpoint = func(Step) error { return nil }
 	}
-	return &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash()}, nil
+	return &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash(), looks: make(chan struct{}, 1)}, nil
 }
 
 // Run follows the slot until ctx ends, and returns nil then. It starts over, with backoff, after every
@@ -144,23 +150,29 @@ func (f *Feed) follow(ctx context.Context) error {
 	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable}
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
-		relations: state.Relations, position: state.Position, epoch: state.Epoch,
+		key: start.key, shapes: decodeShapes(state.Relations), position: state.Position, epoch: state.Epoch,
 	}
-	done := make(chan error, 1)
-	go func() {
-		err := a.run(ctx)
-		b.fail(err)
-		start.close() // P7: whatever the server waits for, it no longer waits for us
-		done <- err
-	}()
+	w := &watcher{feed: f, key: start.key}
+	failed := make(chan error, 2)
+	for _, run := range []func(context.Context) error{a.run, w.run} {
+		go func() {
+			err := run(ctx)
+			b.fail(err)
+			start.close() // P7: whatever the server waits for, it no longer waits for us
+			failed <- err
+		}()
+	}
 	err = s.run(ctx)
 	cancel(err)
 	start.close()
-	appendErr := <-done
-	b.discard()
-	if appendErr != nil && !errors.Is(appendErr, context.Canceled) {
-		err = appendErr
+	ended := err
+	for range cap(failed) {
+		// The session also ends when one of these fails: what that was is more to the point.
+		if e := <-failed; e != nil && !errors.Is(e, context.Canceled) && !errors.Is(e, ended) {
+			err = e
+		}
 	}
+	b.discard()
 	if errors.Is(err, changelog.ErrFenced) {
 		return fmt.Errorf("replaced by another feed: %w", err)
 	}

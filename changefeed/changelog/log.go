@@ -56,7 +56,7 @@ type State struct {
 	Database   string
 	ConfigHash uint64
 	Config     []byte            // JSON of the routing configuration in force
-	Relations  map[string]string // table → signature of its columns as last streamed
+	Relations  map[string]string // table → its shape as last streamed or told, as text
 	// SnapshotFence: snapshots are safe once no transaction id below it is in progress (A4).
 	SnapshotFence uint64
 	Reason        string // why the epoch began

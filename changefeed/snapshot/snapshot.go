@@ -32,11 +32,14 @@ import (
 	"github.com/nudgesync/nudge/changefeed/value"
 )
 
-// Config is what a Reader needs; every field is required.
+// Config is what a Reader needs; every field but Changed is required.
 type Config struct {
-	Pool    *pgxpool.Pool // to the source's primary, opened with value.SessionSettings
-	Routing *route.Config
-	Logger  *slog.Logger
+	Pool        *pgxpool.Pool // to the source's primary, opened with value.SessionSettings
+	Routing     *route.Config
+	Publication string // whose columns are read: what is not streamed would grow old
+	Logger      *slog.Logger
+	// Changed is called when a table turns out to have changed since it was last read.
+	Changed func()
 }
 
 // Reader reads pages. It is safe for concurrent use.
@@ -78,8 +81,11 @@ type Page struct {
 
 // New returns a reader.
 func New(cfg Config) (*Reader, error) {
-	if cfg.Pool == nil || cfg.Routing == nil || cfg.Logger == nil {
-		return nil, errors.New("snapshot: a field of Config is nil")
+	if cfg.Pool == nil || cfg.Routing == nil || cfg.Publication == "" || cfg.Logger == nil {
+		return nil, errors.New("snapshot: a field of Config is missing")
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
 	}
 	return &Reader{cfg: cfg, plans: make(map[string]*plan)}, nil
 }
@@ -105,8 +111,12 @@ func (r *Reader) Page(ctx context.Context, table, user string, after []string, f
 			return Page{}, err
 		}
 		page, err := r.read(ctx, conn.Conn(), p, rule, user, after, maxRows, maxBytes)
-		if fresh || !errors.Is(err, errStale) {
+		if !errors.Is(err, errStale) {
 			return page, err
+		}
+		r.cfg.Changed()
+		if fresh {
+			return Page{}, err
 		}
 	}
 }
@@ -144,9 +154,15 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule ro
 	}
 	t, ok := catalog[table]
 	if !ok {
-		return nil, fmt.Errorf("snapshot: table %s does not exist", table)
+		r.cfg.Changed()
+		return nil, fmt.Errorf("%w: table %s does not exist", ErrUnreadable, table)
 	}
-	if p, err = newPlan(t, rule); err != nil {
+	streamed, err := route.StreamedColumns(ctx, conn, r.cfg.Publication, table)
+	if err != nil {
+		return nil, err
+	}
+	if p, err = newPlan(t, streamed, rule); err != nil {
+		r.cfg.Changed()
 		return nil, err
 	}
 	oids := make([]uint32, len(p.rel.Columns))
@@ -162,12 +178,12 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule ro
 	return p, nil
 }
 
-func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
+func newPlan(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, error) {
 	p := &plan{rel: &pgoutput.Rel{ID: t.OID, Schema: t.Schema, Name: t.Name}, owner: -1}
 	for i, c := range t.Columns {
 		p.all, p.allOIDs = append(p.all, c.Name), append(p.allOIDs, c.BaseType)
-		if c.Generated {
-			continue // not in the stream either (P16)
+		if !slices.Contains(streamed, c.Name) {
+			continue // it would never change again (P16)
 		}
 		if c.Name == rule.Owner {
 			p.owner = len(p.take)
@@ -176,7 +192,7 @@ func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
 		p.rel.Columns = append(p.rel.Columns, pgoutput.Column{Name: c.Name, Type: c.Type})
 	}
 	if p.owner < 0 {
-		return nil, fmt.Errorf("%w: %s has no column %q", route.ErrShape, t.QualifiedName(), rule.Owner)
+		return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), rule.Owner)
 	}
 	var key, params []string
 	for i, k := range rule.Key {
@@ -187,7 +203,7 @@ func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
 			}
 		}
 		if at < 0 {
-			return nil, fmt.Errorf("%w: %s has no column %q", route.ErrShape, t.QualifiedName(), k)
+			return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), k)
 		}
 		p.key = append(p.key, at)
 		key = append(key, pgx.Identifier{k}.Sanitize())
@@ -210,7 +226,7 @@ func (r *Reader) read(ctx context.Context, conn *pgx.Conn, p *plan, rule route.R
 	sql, params := p.first, [][]byte{[]byte(user), fmt.Append(nil, maxRows+1)}
 	if after != nil {
 		if len(after) != len(p.key) {
-			return Page{}, errStale
+			return Page{}, ErrNoSuchPlace
 		}
 		sql = p.next
 		for _, k := range after {
@@ -303,6 +319,10 @@ func hasCode(err error, codes ...string) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && slices.Contains(codes, pgErr.Code)
 }
+
+// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which. Nothing
+// of it can be anybody's, until that is mended; the feed resets it then.
+var ErrUnreadable = errors.New("snapshot: the table can't be read")
 
 // ErrNoSuchPlace: the key to go on after is no possible key of the table, whose type has changed. The
 // snapshot must begin anew.

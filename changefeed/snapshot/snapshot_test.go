@@ -40,7 +40,7 @@ func open(t *testing.T, schema string, edit func(*route.Spec)) (*snapshot.Reader
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := snapshot.New(snapshot.Config{Pool: pool, Routing: routing, Logger: slog.New(slog.DiscardHandler)})
+	r, err := snapshot.New(snapshot.Config{Pool: pool, Routing: routing, Publication: "nudge", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

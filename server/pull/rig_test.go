@@ -112,7 +112,7 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	if r.tail, err = tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: cmp.Or(r.tailBytes, 1<<20), Logger: testLogger()}); err != nil {
 		r.t.Fatal(err)
 	}
-	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Logger: testLogger()})
+	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Publication: "nudge", Logger: testLogger()})
 	if err != nil {
 		r.t.Fatal(err)
 	}
