@@ -19,7 +19,7 @@ type transaction struct {
 	config bool
 	// fence: snapshots must wait for every transaction that is open now.
 	fence bool
-	size   int // in memory, bytes
+	size  int // in memory, bytes
 }
 
 // routed reports whether the transaction may have changes.

@@ -262,10 +262,14 @@ func (f *Feed) nextXID(ctx context.Context) (uint64, error) {
 	return uint64(x), nil
 }
 
-// checkPublication refuses to stream a publication that would silently leave tables out.
+// checkPublication refuses to stream a publication that would silently leave tables out. One that does not
+// exist has no rows that could be missed.
 func (f *Feed) checkPublication(ctx context.Context) error {
 	rows, err := f.cfg.Source.Query(ctx, `
-select t from unnest($2::text[]) t
+select n.nspname || '.' || c.relname
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname || '.' || c.relname = any($2)
 except
 select n.nspname || '.' || c.relname
   from pg_publication p, pg_get_publication_tables(p.pubname) g

@@ -37,7 +37,7 @@ type session struct {
 	// Owned by the goroutine of run.
 	decoder   pgoutput.Decoder
 	routing   *route.Config
-	key       []byte // that messages about the schema are signed with
+	key       []byte                 // that messages about the schema are signed with
 	shapes    map[string]route.Shape // by table, as last stored or put
 	streamed  map[uint32]*relation
 	position  change.LSN // everything below it was put, or was stored before
@@ -262,4 +262,3 @@ func (s *session) logical(prefix string, content []byte) {
 		}
 	}
 }
-

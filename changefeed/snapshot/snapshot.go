@@ -53,6 +53,7 @@ type Reader struct {
 
 // plan is how a table is read. It is immutable.
 type plan struct {
+	shape   string   // as the log had it
 	all     []string // every column, as select * returns them
 	allOIDs []uint32
 	rel     *pgoutput.Rel // the columns that are streamed
@@ -67,6 +68,12 @@ type plan struct {
 // ErrFenced: transactions that began before the epoch are still open; a snapshot taken now could miss
 // what they will commit (A4). Try again later.
 var ErrFenced = errors.New("snapshot: older transactions are still open")
+
+// Standing is what the log says at the time of a page.
+type Standing struct {
+	Fence uint64 // its SnapshotFence
+	Shape string // the table's shape, any text that is another one for another shape
+}
 
 // Row is one row, as the feed would send it.
 type Row struct{ Key, Row []byte }
@@ -91,8 +98,8 @@ func New(cfg Config) (*Reader, error) {
 }
 
 // Page reads the rows of table that user owns, after the key given as text (nil: from the start): at
-// most maxRows, and stopping after the row that passes maxBytes. fence is the log's SnapshotFence.
-func (r *Reader) Page(ctx context.Context, table, user string, after []string, fence uint64, maxRows, maxBytes int) (Page, error) {
+// most maxRows, and stopping after the row that passes maxBytes.
+func (r *Reader) Page(ctx context.Context, table, user string, after []string, log Standing, maxRows, maxBytes int) (Page, error) {
 	rule, ok := r.cfg.Routing.Tables[table]
 	if !ok {
 		return Page{}, fmt.Errorf("snapshot: table %q is not configured", table)
@@ -102,11 +109,11 @@ func (r *Reader) Page(ctx context.Context, table, user string, after []string, f
 		return Page{}, fmt.Errorf("snapshot: %w", err)
 	}
 	defer conn.Release()
-	if err := r.passFence(ctx, conn.Conn(), fence); err != nil {
+	if err := r.passFence(ctx, conn.Conn(), log.Fence); err != nil {
 		return Page{}, err
 	}
 	for fresh := false; ; fresh = true {
-		p, err := r.plan(ctx, conn.Conn(), table, rule, fresh)
+		p, err := r.plan(ctx, conn.Conn(), table, log.Shape, rule, fresh)
 		if err != nil {
 			return Page{}, err
 		}
@@ -140,12 +147,13 @@ func (r *Reader) passFence(ctx context.Context, conn *pgx.Conn, fence uint64) er
 // errStale: the table does not have the columns of the plan any more.
 var errStale = errors.New("snapshot: the table has changed")
 
-// plan returns how to read a table, from the catalog if it is not known or a fresh one is asked for.
-func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule route.Rule, fresh bool) (*plan, error) {
+// plan returns how to read a table, from the catalog if it is not known, the log has come to know another
+// shape of it (a type may read differently, which no column shows), or a fresh one is asked for.
+func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table, shape string, rule route.Rule, fresh bool) (*plan, error) {
 	r.mu.Lock()
 	p := r.plans[table]
 	r.mu.Unlock()
-	if p != nil && !fresh {
+	if p != nil && p.shape == shape && !fresh {
 		return p, nil
 	}
 	catalog, err := route.Catalog(ctx, conn, []string{table})
@@ -165,6 +173,7 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule ro
 		r.cfg.Changed()
 		return nil, err
 	}
+	p.shape = shape
 	oids := make([]uint32, len(p.rel.Columns))
 	for i, c := range p.rel.Columns {
 		oids[i] = c.Type

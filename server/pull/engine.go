@@ -34,7 +34,7 @@ type Log interface {
 
 // Rows reads live tables, *snapshot.Reader.
 type Rows interface {
-	Page(ctx context.Context, table, user string, after []string, fence uint64, maxRows, maxBytes int) (snapshot.Page, error)
+	Page(ctx context.Context, table, user string, after []string, log snapshot.Standing, maxRows, maxBytes int) (snapshot.Page, error)
 	Beat(ctx context.Context) error
 }
 

@@ -244,7 +244,8 @@ func (p *page) snapshot(ctx context.Context, c *cursor) error {
 			return nil
 		}
 		table := tables[s.index]
-		rows, err := e.cfg.Rows.Page(ctx, table, p.user, s.after, state.SnapshotFence, p.rows, p.bytes)
+		log := snapshot.Standing{Fence: state.SnapshotFence, Shape: state.Relations[table]}
+		rows, err := e.cfg.Rows.Page(ctx, table, p.user, s.after, log, p.rows, p.bytes)
 		switch {
 		case errors.Is(err, snapshot.ErrNoSuchOwner):
 			rows, err = snapshot.Page{Done: true}, nil
