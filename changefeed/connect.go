@@ -39,6 +39,7 @@ type stream struct {
 	conn    *replConn
 	writer  *changelog.Writer
 	routing *route.Config // in force where the stream begins
+	major   int           // version of the server
 	key     []byte        // that messages about the schema are signed with
 }
 
@@ -127,13 +128,17 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("START_REPLICATION: %w", err)
 	}
+	major, err := majorVersion(conn)
+	if err != nil {
+		return nil, err
+	}
 	hijacked, err := conn.Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("take over the replication connection: %w", err)
 	}
 	f.cfg.Metrics.leader.Set(1)
 	f.cfg.Logger.Info("feed streams", "slot", f.cfg.Slot, "from", state.Head().String(), "timeline", sys.Timeline)
-	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing, key: key}, nil
+	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing, major: major, key: key}, nil
 }
 
 func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
@@ -289,6 +294,17 @@ select n.nspname || '.' || c.relname
 		return fmt.Errorf("check_publication: publication %q lacks %s; run nudge attach", f.cfg.Publication, strings.Join(missing, ", "))
 	}
 	return nil
+}
+
+// majorVersion of the server: 14 for "14.23", 19 for "19devel".
+func majorVersion(conn *pgconn.PgConn) (int, error) {
+	text := conn.ParameterStatus("server_version")
+	digits := strings.IndexFunc(text+".", func(r rune) bool { return r < '0' || r > '9' })
+	major, err := strconv.Atoi(text[:digits])
+	if err != nil {
+		return 0, fmt.Errorf("server version %q: %w", text, err)
+	}
+	return major, nil
 }
 
 func configContent(hash uint64) string { return strconv.FormatUint(hash, 16) }

@@ -150,7 +150,7 @@ func (f *Feed) follow(ctx context.Context) error {
 	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable}
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
-		key: start.key, shapes: decodeShapes(state.Relations), position: state.Position, epoch: state.Epoch,
+		key: start.key, forgetful: start.major < 15, shapes: decodeShapes(state.Relations), position: state.Position, epoch: state.Epoch,
 	}
 	w := &watcher{feed: f, key: start.key}
 	failed := make(chan error, 2)

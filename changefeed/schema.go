@@ -119,6 +119,7 @@ func (s *session) learn(sight *route.Sight, reset map[string]bool) {
 	}
 	s.note(name, shape)
 	s.fence = s.fence || sight.Joined(&old)
+	s.outdated = s.outdated || s.forgetful && sight.Moved(&old)
 	for _, r := range s.streamed {
 		if r.rel.Schema+"."+r.rel.Name == name {
 			s.compile(r)

@@ -20,6 +20,9 @@ import (
 	"github.com/nudgesync/nudge/changefeed/route"
 )
 
+// errPartitions: Postgres 14 must be asked anew to stream partitions as what they are (P12).
+var errPartitions = errors.New("partitions came or went: streaming anew from here")
+
 const (
 	// tick is how often the session looks up from reading.
 	tick = 200 * time.Millisecond
@@ -38,6 +41,7 @@ type session struct {
 	decoder   pgoutput.Decoder
 	routing   *route.Config
 	key       []byte                 // that messages about the schema are signed with
+	forgetful bool                   // the server is one that does not notice ATTACH and DETACH
 	shapes    map[string]route.Shape // by table, as last stored or put
 	streamed  map[uint32]*relation
 	position  change.LSN // everything below it was put, or was stored before
@@ -54,6 +58,8 @@ type session struct {
 	learned   []route.Sight     // told in this transaction
 	changed   map[string]string // shapes that are new with this transaction, encoded
 	fence     bool              // a table joined the publication
+	outdated  bool              // the server streams partitions as what they were before this transaction
+	until     change.LSN        // not 0: nothing is read on, and the stream ends once it is stored up to here
 	serverEnd change.LSN
 	heardAt   time.Time
 	statusAt  time.Time
@@ -98,7 +104,10 @@ func (s *session) readUntilTick(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if full {
+		if s.until != 0 && s.durable.Load() >= uint64(s.until) {
+			return errPartitions
+		}
+		if full || s.until != 0 {
 			select { // backpressure: the server keeps the rest
 			case <-ctx.Done():
 				return context.Cause(ctx)
@@ -185,7 +194,7 @@ func (s *session) begin(m *pgoutput.Message) {
 	// Only commits strictly below the position are in the log: one may stand at it exactly (A3).
 	s.skip = m.CommitLSN < s.position
 	s.origin, s.origins, s.force, s.switching = "", 0, false, false
-	s.learned, s.changed, s.fence = nil, nil, false
+	s.learned, s.changed, s.fence, s.outdated = nil, nil, false, false
 }
 
 func (s *session) end(m *pgoutput.Message) error {
@@ -217,6 +226,9 @@ func (s *session) end(m *pgoutput.Message) error {
 	}
 	s.position = t.end
 	s.batches.put(t)
+	if s.outdated {
+		s.until = t.end
+	}
 	return nil
 }
 

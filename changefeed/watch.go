@@ -124,7 +124,8 @@ func (f *Feed) changedTables(ctx context.Context, relations map[string]string) (
 
 // findEmpty looks which partitions of a sight are new and hold nothing, and leaves out of it what tells nothing
 // new. A partition without a single page never had a row that is still there; unlike a SELECT, its size can be
-// asked for without a right to its rows.
+// asked for without a right to its rows. On 14, which goes on to treat a table that was attached as the table that
+// it was (P12), only what was made as a partition counts.
 func (f *Feed) findEmpty(ctx context.Context, sight *route.Sight, old *route.Shape) error {
 	var attached []uint32
 	for id, part := range sight.Shape.Parts {
@@ -141,7 +142,13 @@ func (f *Feed) findEmpty(ctx context.Context, sight *route.Sight, old *route.Sha
 		return nil
 	}
 	rows, err := f.cfg.Source.Query(ctx, `
-select oid from unnest($1::oid[]) oid where pg_relation_size(oid) = 0 order by oid`, attached)
+select p.oid from unnest($1::oid[]) p(oid)
+ where pg_relation_size(p.oid) = 0
+   and (current_setting('server_version_num')::int >= 150000 or exists (
+       select from pg_inherits i
+         join pg_attribute a on a.attrelid = i.inhrelid and a.attnum = -1
+        where i.inhrelid = p.oid and i.xmin = a.xmin))
+ order by p.oid`, attached)
 	if err != nil {
 		return fmt.Errorf("look at new partitions: %w", err)
 	}

@@ -105,23 +105,32 @@ func (s *Sight) News(old *Shape) string {
 	case is.Uneven != old.Uneven:
 		return "a partition has another replica identity"
 	}
+	if s.Moved(old) {
+		return "a partition was attached with rows, or detached"
+	}
 	for id, part := range is.Parts {
-		was, known := old.Parts[id]
-		switch {
-		case !known || was.Attached != part.Attached:
-			if !slices.Contains(s.Empty, id) {
-				return "a partition with rows was attached"
-			}
-		case was.File != part.File && (old.Truncated == 0 || s.Writers[id] != old.Truncated):
+		// What is new and empty is in no old shape.
+		if was, known := old.Parts[id]; known && was.Attached == part.Attached && was.File != part.File &&
+			(old.Truncated == 0 || s.Writers[id] != old.Truncated) {
 			return "a partition was truncated or rewritten"
 		}
 	}
-	for id := range old.Parts {
-		if _, still := is.Parts[id]; !still {
-			return "a partition was detached"
+	return ""
+}
+
+// Moved reports whether rows came to the table or left it with a partition.
+func (s *Sight) Moved(old *Shape) bool {
+	for id, part := range s.Shape.Parts {
+		if was, known := old.Parts[id]; (!known || was.Attached != part.Attached) && !slices.Contains(s.Empty, id) {
+			return true
 		}
 	}
-	return ""
+	for id := range old.Parts {
+		if _, still := s.Shape.Parts[id]; !still {
+			return true
+		}
+	}
+	return false
 }
 
 // Joined reports whether the table is newly in the publication: what older transactions write to it,
