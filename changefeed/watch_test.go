@@ -45,19 +45,19 @@ select data from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_vers
 	if !ok || len(said) < 4 {
 		t.Fatalf("no message in %q", wal)
 	}
+	r.exec(`alter table items drop column mood`) // so that the copy would be news
+	r.eventually("the column is gone", func() bool {
+		r.settle()
+		return len(r.all()) == 2
+	})
 	stop()
 	r.released()
 	r.exec(`select pg_drop_replication_slot($1)`, r.slot+"_spy")
-	r.exec(`alter table items drop column mood`) // so that the copy would be news
 	forged := `{"table":"public.items","shape":{"oid":1,"columns":"x"}}`
 	r.exec(`select pg_logical_emit_message(true, 'nudge.schema', $1::bytea)`, slices.Concat(make([]byte, 32), []byte(forged)))
 	r.exec(`select pg_logical_emit_message(true, 'nudge.schema', '')`)
 	r.exec(`select pg_logical_emit_message(true, 'nudge.schema', $1::bytea)`, said[4:]) // behind its length
 	r.start(often)
-	r.eventually("the column is gone", func() bool {
-		r.settle()
-		return len(r.all()) == 2
-	})
 	r.exec(`insert into items values (1, 1)`)
 	r.settle()
 	r.expect(`r * public.items schema`, `r * public.items schema`, `u user:1 {"id":1}`)
