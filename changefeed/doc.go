@@ -20,8 +20,10 @@
 //     once it is far enough to be worth a commit (A10).
 //   - I2, P10: changelog.Writer fences; a redelivered transaction stands below the stored position and
 //     is skipped.
-//   - I3: routing sees the WAL and the configuration. A new configuration is announced in the WAL, and
-//     takes effect at that place in it (A8, A19).
+//   - I3: routing sees the WAL, the configuration and the stored shapes of tables. A new configuration is
+//     announced in the WAL, and takes effect at that place in it (A8). So is what the watcher, a third
+//     goroutine, sees in the catalog and the WAL does not tell (A19): signed with a key that the log has,
+//     which two feeds over one WAL must share to write the same log.
 //   - I6: gate.go. A transaction is appended once new snapshots see it.
 //   - P3, P5: connect.go compares the slot and the server with what was stored; any doubt is a new epoch.
 //   - P7: after any failure of log or gate the replication connection closes at once, so that the
