@@ -117,7 +117,8 @@ func (w *world) remodel(over context.Context, random *rand.Rand) {
 		return
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	try(over, conn, "set lock_timeout = '1s'; set deadlock_timeout = '200ms'; set synchronous_commit = local")
+	end := w.rig.t.Context() // a statement that is cancelled takes its connection with it
+	try(end, conn, "set lock_timeout = '1s'; set deadlock_timeout = '200ms'; set synchronous_commit = local")
 	column := func() string { return fmt.Sprintf("extra_%d", random.IntN(3)) }
 	for n := 1; over.Err() == nil; n++ {
 		table := [...]string{"notes", "visits"}[random.IntN(2)]
@@ -146,7 +147,7 @@ func (w *world) remodel(over context.Context, random *rand.Rand) {
 		}[random.IntN(19)]
 		if sql == "restart" {
 			w.restart(false)
-		} else if !try(over, conn, sql) {
+		} else if !try(end, conn, sql) {
 			continue
 		}
 		w.troubles = append(w.troubles, strings.Join(strings.Fields(sql), " "))
@@ -158,7 +159,6 @@ func (w *world) remodel(over context.Context, random *rand.Rand) {
 		}
 	}
 	// However it ends, the tables are there, and the partitions' identities are the table's.
-	end := w.rig.t.Context()
 	try(end, conn, "set lock_timeout = 0")
 	try(end, conn, "alter table away rename to notes")
 	for part := range 2 {
