@@ -108,14 +108,15 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 			b.Relations[table] = signature
 		}
 		if txs[i].config {
-			var fence uint64
+			b.Config, b.ConfigHash = a.feed.wanted, a.feed.hash
+		}
+		if txs[i].config || txs[i].fence {
 			if err := a.feed.patiently(ctx, func(ctx context.Context, _ func()) (err error) {
-				fence, err = a.feed.nextXID(ctx)
+				b.SnapshotFence, err = a.feed.nextXID(ctx)
 				return err
 			}); err != nil {
 				return err
 			}
-			b.Config, b.ConfigHash, b.SnapshotFence = a.feed.wanted, a.feed.hash, fence
 		}
 	}
 	spilled := txs[0].spilled

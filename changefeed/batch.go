@@ -17,7 +17,9 @@ type transaction struct {
 	relations map[string]string
 	// config: this transaction puts the wanted configuration in force.
 	config bool
-	size   int // in memory, bytes
+	// fence: snapshots must wait for every transaction that is open now.
+	fence bool
+	size  int // in memory, bytes
 }
 
 // routed reports whether the transaction may have changes.

@@ -27,6 +27,7 @@ const walSenderTimeout = 10 * time.Second
 const (
 	originPrefix = "nudge.origin" // content: the device that writes this transaction
 	configPrefix = "nudge.config" // content: hash of the configuration to put in force
+	schemaPrefix = "nudge.schema" // content: what the watcher saw of a table, signed
 )
 
 // errSlotBusy: another feed streams the slot.
@@ -37,6 +38,8 @@ type stream struct {
 	conn    *replConn
 	writer  *changelog.Writer
 	routing *route.Config // in force where the stream begins
+	version int           // of the server: 150018
+	key     []byte        // that messages about the schema are signed with
 }
 
 func (s *stream) close() { s.conn.close() }
@@ -118,14 +121,16 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err := f.witness.begin(f.cfg.Slot, sys.SystemID, state.Head()); err != nil {
 		return nil, err
 	}
+	key, err := f.cfg.Log.Key(ctx, "schema")
+	if err != nil {
+		return nil, err
+	}
 	routing, err := route.Decode(state.Config)
 	if err != nil {
 		return nil, err
 	}
 	if state.ConfigHash != f.hash {
-		// It takes effect where this message stands in the WAL; what was written before is routed as it
-		// was then (A8).
-		if _, err := f.cfg.Source.Exec(ctx, `select pg_logical_emit_message(true, $1, $2)`, configPrefix, configContent(f.hash)); err != nil {
+		if err := f.announce(ctx, key, &state); err != nil {
 			return nil, fmt.Errorf("announce the new configuration: %w", err)
 		}
 	}
@@ -155,7 +160,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	}
 	f.cfg.Metrics.leader.Set(1)
 	f.cfg.Logger.Info("feed streams", "slot", f.cfg.Slot, "from", state.Head().String(), "timeline", sys.Timeline)
-	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing}, nil
+	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing, version: srv.version, key: key}, nil
 }
 
 // takeOver clears the log of a feed that had the slot before.

@@ -21,8 +21,10 @@
 //     once it is far enough to be worth a commit (A10).
 //   - I2, P10: changelog.Writer fences; a redelivered transaction stands below the stored position and
 //     is skipped.
-//   - I3: routing sees the WAL and the configuration. A new configuration is announced in the WAL, and
-//     takes effect at that place in it (A8, A19).
+//   - I3: routing sees the WAL, the configuration and the stored shapes of tables. A new configuration is
+//     announced in the WAL, and takes effect at that place in it (A8). So is what the watcher, a third
+//     goroutine, sees in the catalog and the WAL does not tell (A19): signed with a key that the log has,
+//     which two feeds over one WAL must share to write the same log.
 //   - I6: gate.go. A transaction is appended once new snapshots see it.
 //   - A2, P3, P5, P9, P13: epoch.go compares server, slot, publication and witness with what was stored; any
 //     doubt is a new epoch. slot.go makes the slot, and says what that waits for.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/changefeed/changelog"
-	"github.com/nudgesync/nudge/changefeed/route"
 )
 
 // ReasonOperator is why an epoch ends that an operator ended (nudge epoch new).
@@ -94,13 +93,9 @@ func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, found facts, r
 	f.published.Store(&found.publication)
 	// The shapes that devices will see in their snapshots at the earliest: another one in the stream is a
 	// reset, also the first time (P14).
-	catalog, err := route.Catalog(ctx, f.cfg.Source, f.cfg.Routing.Names())
+	relations, err := f.shapes(ctx)
 	if err != nil {
 		return err
-	}
-	relations := make(map[string]string, len(catalog))
-	for name, t := range catalog {
-		relations[name] = t.Signature()
 	}
 	// Counted from the witness too: an epoch that was handed out before does not come again.
 	before := w.State().Epoch

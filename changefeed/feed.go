@@ -35,6 +35,8 @@ type Config struct {
 
 	// SegmentAge is how long a segment of the log is appended to. Default: one day.
 	SegmentAge time.Duration
+	// WatchEvery is how often the catalog is compared with what is streamed. Default: 2 s.
+	WatchEvery time.Duration
 	// MaxBatch is the size in bytes of decoded changes from which the session stops reading until the
 	// appender has caught up. Default: 32 MiB.
 	MaxBatch int
@@ -83,6 +85,7 @@ type Feed struct {
 
 	waiting   atomic.Pointer[waiting]     // what the slot's creation waits for
 	published atomic.Pointer[publication] // as last found, while streaming
+	looks     chan struct{}               // capacity 1: the watcher is asked to look
 	pace      pace
 }
 
@@ -106,6 +109,9 @@ func New(cfg Config) (*Feed, error) {
 	if cfg.SegmentAge == 0 {
 		cfg.SegmentAge = 24 * time.Hour
 	}
+	if cfg.WatchEvery == 0 {
+		cfg.WatchEvery = 2 * time.Second
+	}
 	if cfg.MaxBatch == 0 {
 		cfg.MaxBatch = 32 << 20
 	}
@@ -118,7 +124,7 @@ func New(cfg Config) (*Feed, error) {
 	if cfg.Failpoint == nil {
 		cfg.Failpoint = func(Step) error { return nil }
 	}
-	f := &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash(), pace: pace{
+	f := &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash(), looks: make(chan struct{}, 1), pace: pace{
 		least: 100 * time.Millisecond, most: 10 * time.Second, busy: time.Second / 2,
 		sender: walSenderTimeout, pulse: time.Second / 2, sample: 15 * time.Second,
 	}}
@@ -185,7 +191,8 @@ func (f *Feed) follow(ctx context.Context) (appended bool, err error) {
 	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable}
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
-		relations: state.Relations, position: state.Position, epoch: state.Epoch,
+		key: start.key, forgetful: start.version < 150000, shapes: decodeShapes(state.Relations),
+		position: state.Position, epoch: state.Epoch,
 		serverEnd: state.Position, // connect has seen that the server is there
 		release:   release, released: state.Position,
 	}
@@ -201,8 +208,8 @@ func (f *Feed) follow(ctx context.Context) (appended bool, err error) {
 		b.fail(err)
 		fail(err)
 	})
-	others.Go(func() { fail(f.watch(ctx, b, release)) })
-	others.Go(func() { fail(f.watchPublication(ctx)) })
+	others.Go(func() { fail(f.tend(ctx, b, release)) })
+	others.Go(func() { fail((&watcher{feed: f, key: start.key}).run(ctx)) })
 	fail(s.run(ctx))
 	others.Wait()
 	b.discard()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,15 +13,11 @@ import (
 	"github.com/nudgesync/nudge/changefeed/route"
 )
 
-// publicationEvery is how often a streaming feed looks whether the publication is still the one it began with.
-// Postgres 18 does not say: it leaves out what is no longer published (P13).
-const publicationEvery = 2 * time.Second
-
 // publication is what the feed streams, by catalog identity. What was dropped and made again, or altered,
 // since it was stored has another one, though it may look the same.
 type publication struct {
 	ID     string               `json:"id"`     // OID and row version; "" if there is none
-	Tables map[string]published `json:"tables"` // the configured ones that are in it
+	Tables map[string]published `json:"tables"` // the configured ones that exist
 
 	partial bool // some kind of change is not published
 	viaRoot bool
@@ -31,7 +26,7 @@ type publication struct {
 // published is one table's membership.
 type published struct {
 	Table uint32 `json:"table"` // OID
-	By    string `json:"by"`    // OIDs of what puts it in
+	By    string `json:"by"`    // OIDs of what puts it in; "": it is not in
 
 	partitioned bool
 	filtered    bool     // only rows that pass a condition
@@ -54,7 +49,7 @@ func (p *publication) differs(now publication) string {
 		return "the publication was replaced or altered"
 	}
 	for name, was := range p.Tables {
-		if is, ok := now.Tables[name]; ok && is.Table == was.Table && is.By != was.By {
+		if is, ok := now.Tables[name]; ok && is.Table == was.Table && was.By != "" && is.By != was.By {
 			return "a table was out of the publication"
 		}
 	}
@@ -76,7 +71,9 @@ func (p *publication) usable(name string, routing *route.Config) error {
 	for _, table := range routing.Names() {
 		t, ok := p.Tables[table]
 		switch {
-		case !ok:
+		case !ok: // it has no rows that could be missed
+			continue
+		case t.By == "":
 			missing = append(missing, table)
 			continue
 		case t.filtered:
@@ -118,7 +115,7 @@ select oid::text || '@' || xmin::text, not (pubinsert and pubupdate and pubdelet
        current_setting('server_version_num')::int
   from pg_publication where pubname = $1`
 
-// membersSQL asks for the configured tables that are published: each by itself, by a table that it is a
+// membersSQL asks for the configured tables, and by what each is published: by itself, by a table that it is a
 // partition of, by its schema (15+), or because all are. Row filters and column lists are of Postgres 15.
 const membersSQL = `
 with pub as (select * from pg_publication where pubname = $1),
@@ -138,7 +135,7 @@ with pub as (select * from pg_publication where pubname = $1),
 select name, oid, by, partitioned, filtered,
        case when attnums is not null then
             (select array_agg(a.attname::text) from pg_attribute a where a.attrelid = m.oid and a.attnum = any(attnums::int2[])) end
-  from m where by <> ''`
+  from m`
 
 const schemasSQL = `,
                   (select string_agg(s.oid::text, ' ' order by s.oid) from pg_publication_namespace s
@@ -200,20 +197,4 @@ func (f *Feed) checkPublication(ctx context.Context) error {
 	}
 	f.published.Store(&now)
 	return nil
-}
-
-// watchPublication calls checkPublication from time to time, until it fails or ctx ends.
-func (f *Feed) watchPublication(ctx context.Context) error {
-	tick := time.NewTicker(publicationEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-		if err := f.checkPublication(ctx); err != nil {
-			return err
-		}
-	}
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// watch looks at the source beside the stream, until it fails or ctx ends. It measures the slot, and while
+// tend looks at the source beside the stream, until it fails or ctx ends. It measures the slot, and while
 // anything is unstored it asks for a sign of life. A server that shuts down admits nobody, yet waits until its
 // walsenders are told that everything is stored: if the log stands still, it would wait for us (P7, A21).
-func (f *Feed) watch(ctx context.Context, b *batches, release <-chan struct{}) error {
+func (f *Feed) tend(ctx context.Context, b *batches, release <-chan struct{}) error {
 	pulse, sample := time.NewTicker(f.pace.pulse), time.NewTicker(f.pace.sample)
 	defer pulse.Stop()
 	defer sample.Stop()

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"sync/atomic"
 	"time"
@@ -17,8 +16,10 @@ import (
 	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/pgoutput"
 	"github.com/nudgesync/nudge/changefeed/route"
-	"github.com/nudgesync/nudge/changefeed/value"
 )
+
+// errPartitions: Postgres 14 must be asked anew to stream partitions as what they are (P12).
+var errPartitions = errors.New("partitions came or went: streaming anew from here")
 
 // tick is how often the session looks up from reading.
 const tick = 200 * time.Millisecond
@@ -34,8 +35,9 @@ type session struct {
 	// Owned by the goroutine of run.
 	decoder   pgoutput.Decoder
 	routing   *route.Config
-	types     *value.Types
-	relations map[string]string // signatures as last stored or put
+	key       []byte                 // that messages about the schema are signed with
+	forgetful bool                   // the server is one that does not notice ATTACH and DETACH
+	shapes    map[string]route.Shape // by table, as last stored or put
 	streamed  map[uint32]*relation
 	position  change.LSN // everything below it was put, or was stored before
 	epoch     change.Epoch
@@ -48,7 +50,11 @@ type session struct {
 	origins   int // different devices named in this transaction
 	force     bool
 	switching bool
-	changed   map[string]string // relations streamed anew in this transaction
+	learned   []route.Sight     // told in this transaction
+	changed   map[string]string // shapes that are new with this transaction, encoded
+	fence     bool              // a table joined the publication
+	outdated  bool              // the server streams partitions as what they were before this transaction
+	until     change.LSN        // not 0: nothing is read on, and the stream ends once it is stored up to here
 	serverEnd change.LSN
 	heardAt   time.Time
 	statusAt  time.Time
@@ -69,8 +75,6 @@ func (s *session) run(ctx context.Context) error {
 	now := time.Now()
 	s.heardAt, s.statusAt, s.adoptedAt = now, now, now
 	s.streamed = make(map[uint32]*relation)
-	s.relations = maps.Clone(s.relations)
-	s.types = value.Builtin()
 	s.tx.Disk = route.Disk{Bytes: s.feed.cfg.SpillBytes, Create: s.feed.createSpill}
 	defer s.tx.Discard()
 	stop := context.AfterFunc(ctx, s.conn.close) // unblocks a read
@@ -96,7 +100,10 @@ func (s *session) readUntilTick(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if full {
+		if s.until != 0 && s.durable.Load() >= uint64(s.until) {
+			return errPartitions
+		}
+		if full || s.until != 0 {
 			select { // backpressure: the server keeps the rest
 			case <-ctx.Done():
 				return context.Cause(ctx)
@@ -116,7 +123,7 @@ func (s *session) readUntilTick(ctx context.Context) error {
 		switch msg := msg.(type) {
 		case *pgproto3.CopyData:
 			s.heardAt = time.Now()
-			if err := s.copyData(ctx, msg.Data); err != nil {
+			if err := s.copyData(msg.Data); err != nil {
 				return err
 			}
 		case *pgproto3.ErrorResponse:
@@ -127,7 +134,7 @@ func (s *session) readUntilTick(ctx context.Context) error {
 	}
 }
 
-func (s *session) copyData(ctx context.Context, data []byte) error {
+func (s *session) copyData(data []byte) error {
 	switch {
 	case len(data) >= 18 && data[0] == 'k':
 		return s.keepalive(change.LSN(binary.BigEndian.Uint64(data[1:])), data[17] != 0)
@@ -136,12 +143,12 @@ func (s *session) copyData(ctx context.Context, data []byte) error {
 		if err != nil {
 			return err
 		}
-		return s.message(ctx, m)
+		return s.message(m)
 	}
 	return fmt.Errorf("replication: unexpected copy data of %d bytes", len(data))
 }
 
-func (s *session) message(ctx context.Context, m *pgoutput.Message) error {
+func (s *session) message(m *pgoutput.Message) error {
 	switch m.Kind {
 	case pgoutput.Begin:
 		if err := s.feed.cfg.Failpoint(BeforeDecode); err != nil {
@@ -149,12 +156,12 @@ func (s *session) message(ctx context.Context, m *pgoutput.Message) error {
 		}
 		s.begin(m)
 	case pgoutput.Commit:
-		if err := s.end(ctx, m); err != nil {
+		if err := s.end(m); err != nil {
 			return err
 		}
 		return s.feed.cfg.Failpoint(AfterDecode)
 	case pgoutput.Relation:
-		return s.relation(ctx, m.Rel)
+		s.relation(m.Rel)
 	case pgoutput.Insert, pgoutput.Update, pgoutput.Delete:
 		if !s.skip {
 			s.row(m)
@@ -165,6 +172,7 @@ func (s *session) message(ctx context.Context, m *pgoutput.Message) error {
 			for _, id := range m.RelationIDs {
 				if r := s.streamed[id]; r != nil && r.name != "" {
 					s.tx.Reset(r.name, change.ReasonTruncate)
+					s.truncated(r.name)
 				}
 			}
 		}
@@ -181,10 +189,11 @@ func (s *session) begin(m *pgoutput.Message) {
 	s.open, s.xid, s.commit = true, m.XID, m.CommitLSN
 	// Only commits strictly below the position are in the log: one may stand at it exactly (A3).
 	s.skip = m.CommitLSN < s.position
-	s.origin, s.origins, s.force, s.switching, s.changed = "", 0, false, false, nil
+	s.origin, s.origins, s.force, s.switching = "", 0, false, false
+	s.learned, s.changed, s.fence, s.outdated = nil, nil, false, false
 }
 
-func (s *session) end(ctx context.Context, m *pgoutput.Message) error {
+func (s *session) end(m *pgoutput.Message) error {
 	s.open = false
 	s.serverEnd = max(s.serverEnd, m.EndLSN)
 	s.feed.cfg.Metrics.transactions.Inc()
@@ -194,11 +203,7 @@ func (s *session) end(ctx context.Context, m *pgoutput.Message) error {
 	if s.origins != 1 {
 		s.origin = "" // nobody, or several: nobody's nudge is held back
 	}
-	if s.switching {
-		if err := s.reroute(ctx); err != nil {
-			return err
-		}
-	}
+	s.takeUp()
 	if s.tx.Malformed > 0 {
 		s.feed.cfg.Metrics.malformed.Add(float64(s.tx.Malformed))
 		s.tx.Malformed = 0
@@ -206,7 +211,7 @@ func (s *session) end(ctx context.Context, m *pgoutput.Message) error {
 	if err := s.tx.Err(); err != nil {
 		return err
 	}
-	t := transaction{xid: s.xid, end: m.EndLSN, relations: s.changed, config: s.switching, size: s.tx.Bytes() + 1}
+	t := transaction{xid: s.xid, end: m.EndLSN, relations: s.changed, config: s.switching, fence: s.fence, size: s.tx.Bytes() + 1}
 	t.changes, t.spilled = s.tx.Commit(s.epoch, s.commit, m.Time, s.origin)
 	if t.spilled != nil {
 		t.size = t.spilled.Bytes()
@@ -217,6 +222,9 @@ func (s *session) end(ctx context.Context, m *pgoutput.Message) error {
 	}
 	s.position = t.end
 	s.batches.put(t)
+	if s.outdated {
+		s.until = t.end
+	}
 	return nil
 }
 
@@ -250,100 +258,9 @@ func (s *session) logical(prefix string, content []byte) {
 		if string(content) == configContent(s.feed.hash) && s.routing.Hash() != s.feed.hash {
 			s.switching = true
 		}
-	}
-}
-
-// relation takes up a table's shape. Other columns than last time are a reset of the table (P14).
-func (s *session) relation(ctx context.Context, rel *pgoutput.Rel) error {
-	r := &relation{rel: rel}
-	s.streamed[rel.ID] = r
-	if err := s.compile(ctx, r); err != nil {
-		return err
-	}
-	if r.name == "" || s.skip {
-		return nil
-	}
-	signature := route.Signature(rel)
-	before, known := s.relations[r.name]
-	if before == signature {
-		return nil
-	}
-	if known {
-		s.tx.Reset(r.name, change.ReasonSchema)
-	}
-	s.note(r.name, signature)
-	return nil
-}
-
-// note keeps a table's signature, and has it stored with this transaction.
-func (s *session) note(table, signature string) {
-	s.relations[table] = signature
-	if s.changed == nil {
-		s.changed = make(map[string]string)
-	}
-	s.changed[table] = signature
-}
-
-// brief bounds what the session asks of the source while it reads nothing: the server waits for a status.
-func (s *session) brief(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, min(s.feed.pace.sender/2, s.feed.cfg.Patience))
-}
-
-// compile makes the router of a relation under the configuration in force.
-func (s *session) compile(ctx context.Context, r *relation) error {
-	ctx, cancel := s.brief(ctx)
-	defer cancel()
-	name := r.rel.Schema + "." + r.rel.Name
-	rule, configured := s.routing.Tables[name]
-	if !configured {
-		return nil
-	}
-	r.name = name
-	oids := make([]uint32, len(r.rel.Columns))
-	unknown := false
-	for i, c := range r.rel.Columns {
-		oids[i] = c.Type
-		unknown = unknown || !s.types.Known(c.Type)
-	}
-	types := s.types
-	if unknown {
-		var err error
-		if types, err = value.Load(ctx, s.feed.cfg.Source, oids); err != nil {
-			return err
+	case schemaPrefix:
+		if sight, ok := openSight(s.key, s.xid, content); ok {
+			s.learned = append(s.learned, sight)
 		}
 	}
-	var err error
-	r.table, err = route.NewTable(r.rel, rule, types, value.Options{WideNumbersAsStrings: s.routing.WideNumbersAsStrings})
-	if err != nil {
-		s.feed.cfg.Metrics.malformed.Inc()
-		s.feed.cfg.Logger.Error("a table can't be routed; its changes become resets until it is mended",
-			"table", name, "error", err, "hint", "run nudge check")
-	}
-	return nil
-}
-
-// reroute puts the wanted configuration in force, at this place of the WAL, and resets everybody. The
-// server does not describe again the tables it has described, so they are compiled anew.
-func (s *session) reroute(ctx context.Context) error {
-	s.routing = s.feed.cfg.Routing
-	for _, r := range s.streamed {
-		r.table, r.name = nil, ""
-		if err := s.compile(ctx, r); err != nil {
-			return err
-		}
-	}
-	s.tx.ResetAll(change.ReasonSchema)
-	ctx, cancel := s.brief(ctx)
-	defer cancel()
-	// Tables that are new in it: another shape in the stream than snapshots see from now on is a reset (P14).
-	catalog, err := route.Catalog(ctx, s.feed.cfg.Source, s.routing.Names())
-	if err != nil {
-		return err
-	}
-	for name, t := range catalog {
-		if _, known := s.relations[name]; !known {
-			s.note(name, t.Signature())
-		}
-	}
-	return nil
 }

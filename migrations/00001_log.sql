@@ -40,7 +40,7 @@ create table nudge.feed (
     database       text        not null,
     config_hash    bigint      not null,   -- of the routing configuration in force
     config         jsonb       not null,
-    relations      jsonb       not null default '{}',  -- table -> signature of its columns as last streamed
+    relations      jsonb       not null default '{}',  -- table -> its shape as last streamed or told
     publication    jsonb,                  -- what the feed streams, by catalog identity (P13)
     doubt          text,                   -- why the next connect has to begin a new epoch; appends are refused meanwhile
     -- Snapshots are served once no transaction with a lower id is in progress (A4); null: none are.

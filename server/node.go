@@ -177,7 +177,10 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if err != nil {
 		return nil, err
 	}
-	rows, err := snapshot.New(snapshot.Config{Pool: n.db.snapshot, Routing: n.routing, Logger: log})
+	rows, err := snapshot.New(snapshot.Config{
+		Pool: n.db.snapshot, Routing: n.routing, Publication: cfg.Source.Publication, Logger: log,
+		Changed: func() { n.feed.Look() },
+	})
 	if err != nil {
 		return nil, err
 	}

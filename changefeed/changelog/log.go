@@ -57,7 +57,7 @@ type State struct {
 	Database   string
 	ConfigHash uint64
 	Config     []byte            // JSON of the routing configuration in force
-	Relations  map[string]string // table → signature of its columns as last streamed
+	Relations  map[string]string // table → its shape as last streamed or told, as text
 	// Publication is JSON: what the feed needs to recognise the publication again (P13).
 	Publication []byte
 	// Doubt, if not "", is why this epoch must end. Nothing is appended to it any more.

@@ -92,6 +92,37 @@ select `+changeCols+`
 	return p, nil
 }
 
+// Resets are the newest resets of change.All in (after, upto], by table. ErrGone if the log does not reach
+// back to after.
+func (l *Log) Resets(ctx context.Context, after, upto change.Position) (map[string]change.Position, error) {
+	rows, err := l.pool.Query(ctx, `
+select distinct on (c.tbl) c.tbl, c.lsn, c.seq
+  from nudge.changes c
+ where c.segment >= `+firstSegment+`
+   and c.segment <= (select max(segment) from nudge.segments where epoch = $1)
+   and c.scope = $6 and (c.lsn, c.seq) > ($2, $3) and (c.lsn, c.seq) <= ($4, $5) and c.op = 'r'
+ order by c.tbl, c.lsn desc, c.seq desc`,
+		int64(after.Epoch), int64(after.LSN), int64(after.Seq), int64(upto.LSN), int64(upto.Seq), string(change.All))
+	if err != nil {
+		return nil, fmt.Errorf("read resets: %w", err)
+	}
+	defer rows.Close()
+	out := map[string]change.Position{}
+	for rows.Next() {
+		var table string
+		var lsn int64
+		var seq int32
+		if err := rows.Scan(&table, &lsn, &seq); err != nil {
+			return nil, fmt.Errorf("read resets: %w", err)
+		}
+		out[table] = change.Position{Epoch: after.Epoch, LSN: change.LSN(lsn), Seq: uint32(seq)}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read resets: %w", err)
+	}
+	return out, l.reaches(ctx, after)
+}
+
 // Stretch calls fn for every change of every scope in (after, upto], in commit order. ErrGone if the log
 // does not reach back to after. fn must not keep the log busy: it runs inside the query.
 func (l *Log) Stretch(ctx context.Context, after, upto change.Position, fn func(change.Change) error) error {
@@ -122,7 +153,13 @@ select `+changeCols+`
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read stretch: %w", err)
 	}
-	s, err := l.Feed(ctx) // the horizon after the rows (A9)
+	return l.reaches(ctx, after)
+}
+
+// reaches fails with ErrGone if the log does not reach back to a position. It is asked after the rows were
+// read (A9).
+func (l *Log) reaches(ctx context.Context, after change.Position) error {
+	s, err := l.Feed(ctx)
 	if err != nil {
 		return err
 	}

@@ -188,11 +188,12 @@ type Batch struct {
 	Changes []change.Change
 	// Stream, if not nil, has the changes instead of Changes, for one transaction too large for memory.
 	Stream Source
-	// Relations are the signatures of tables whose columns were streamed anew; merged into the state's.
+	// Relations are the shapes of tables that are new, as text; merged into the state's.
 	Relations map[string]string
 	// Config, if not nil, puts this routing configuration in force from Next on.
-	Config        []byte
-	ConfigHash    uint64
+	Config     []byte
+	ConfigHash uint64
+	// SnapshotFence, if not 0, replaces the state's.
 	SnapshotFence uint64
 }
 
@@ -215,7 +216,10 @@ func (w *Writer) Append(ctx context.Context, b Batch) error {
 	next := w.state
 	next.Position = b.Next
 	if b.Config != nil {
-		next.Config, next.ConfigHash, next.SnapshotFence = b.Config, b.ConfigHash, b.SnapshotFence
+		next.Config, next.ConfigHash = b.Config, b.ConfigHash
+	}
+	if b.SnapshotFence != 0 {
+		next.SnapshotFence = b.SnapshotFence
 	}
 	if len(b.Relations) > 0 {
 		merged := make(map[string]string, len(next.Relations)+len(b.Relations))
@@ -226,7 +230,7 @@ func (w *Writer) Append(ctx context.Context, b Batch) error {
 		}
 		next.Relations = merged
 	}
-	small := len(b.Changes) < copyFrom && b.Stream == nil && b.Config == nil && len(b.Relations) == 0
+	small := len(b.Changes) < copyFrom && b.Stream == nil && b.Config == nil && b.SnapshotFence == 0 && len(b.Relations) == 0
 	var err error
 	if small {
 		err = w.appendSmall(ctx, b)

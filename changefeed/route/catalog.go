@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/nudgesync/nudge/changefeed/pgoutput"
 )
 
 // Column is one column of a table, as the catalog has it.
@@ -17,7 +15,7 @@ type Column struct {
 	BaseType  uint32 // OID of what a domain stands on, which is how query results name it; else Type
 	TypeName  string // as format_type prints it: "character varying(20)"
 	NotNull   bool
-	Generated bool // pgoutput leaves it out (P16)
+	Generated bool // pgoutput leaves it out, unless 18 is told otherwise (P16): StreamedColumns
 	// Toastable: an update that does not touch a long value of it sends "unchanged" instead (P11).
 	Toastable bool
 }
@@ -49,17 +47,6 @@ func (t *CatalogTable) Column(name string) (Column, bool) {
 		}
 	}
 	return Column{}, false
-}
-
-// Signature is that of the relation as the stream describes it, if it has the table's present columns.
-func (t *CatalogTable) Signature() string {
-	rel := &pgoutput.Rel{ID: t.OID}
-	for _, c := range t.Columns {
-		if !c.Generated {
-			rel.Columns = append(rel.Columns, pgoutput.Column{Name: c.Name, Type: c.Type, Modifier: c.Modifier})
-		}
-	}
-	return Signature(rel)
 }
 
 // Querier is a pgx connection, pool or transaction.

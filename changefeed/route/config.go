@@ -65,3 +65,25 @@ func (c *Config) Names() []string {
 	slices.Sort(names)
 	return names
 }
+
+// Changed names, in order, the tables that are not routed, rendered and shown to devices under next as they
+// are under c: those that are in one of the two alone, and those whose rule differs. all: every table is,
+// by a rendering of values that they share.
+func (c *Config) Changed(next *Config) (tables []string, all bool) {
+	for name, rule := range c.Tables {
+		if other, ok := next.Tables[name]; !ok || !rule.equal(&other) {
+			tables = append(tables, name)
+		}
+	}
+	for name := range next.Tables {
+		if _, ok := c.Tables[name]; !ok {
+			tables = append(tables, name)
+		}
+	}
+	slices.Sort(tables)
+	return tables, c.WideNumbersAsStrings != next.WideNumbersAsStrings
+}
+
+func (r *Rule) equal(o *Rule) bool {
+	return r.Owner == o.Owner && slices.Equal(r.Key, o.Key) && slices.Equal(r.Allow, o.Allow) && slices.Equal(r.Deny, o.Deny)
+}

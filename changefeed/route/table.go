@@ -19,6 +19,7 @@ type Table struct {
 	key     []int // column indices, in key order
 	columns []column
 	full    bool // every update and delete carries the whole old row
+	uneven  bool // though those of some partitions may not
 	buf     []byte
 }
 
@@ -30,6 +31,9 @@ type column struct {
 
 // ErrShape: a relation, or its replica identity, lacks a column that its rule needs.
 var ErrShape = errors.New("the table does not have the configured columns")
+
+// ErrUnknownType: a column's type is not known yet.
+var ErrUnknownType = errors.New("a column is of a type that is not known yet")
 
 // NewTable compiles a rule for a relation. types must know the relation's types. A streamed relation
 // names its replica identity, which must have owner and key: without them an update or a delete would not say
@@ -153,7 +157,7 @@ func (t *Table) wellFormed(tx *Tx, row []pgoutput.Value) bool {
 // identified guards likewise against an old tuple that does not say whose row it was, and which: that of
 // a partition whose replica identity is not the partitioned table's (P12).
 func (t *Table) identified(tx *Tx, old []pgoutput.Value) bool {
-	if len(old) != len(t.columns) || old[t.owner].Kind == pgoutput.Unchanged {
+	if len(old) != len(t.columns) || old[t.owner].Kind == pgoutput.Unchanged || t.uneven && old[t.owner].Kind == pgoutput.Null {
 		return t.malformed(tx)
 	}
 	for _, i := range t.key {

@@ -32,11 +32,14 @@ import (
 	"github.com/nudgesync/nudge/changefeed/value"
 )
 
-// Config is what a Reader needs; every field is required.
+// Config is what a Reader needs; every field but Changed is required.
 type Config struct {
-	Pool    *pgxpool.Pool // to the source's primary, opened with value.SessionSettings
-	Routing *route.Config
-	Logger  *slog.Logger
+	Pool        *pgxpool.Pool // to the source's primary, opened with value.SessionSettings
+	Routing     *route.Config
+	Publication string // whose columns are read: what is not streamed would grow old
+	Logger      *slog.Logger
+	// Changed is called when a table turns out to have changed since it was last read.
+	Changed func()
 }
 
 // Reader reads pages. It is safe for concurrent use.
@@ -50,6 +53,7 @@ type Reader struct {
 
 // plan is how a table is read. It is immutable.
 type plan struct {
+	shape   string   // as the log had it
 	all     []string // every column, as select * returns them
 	allOIDs []uint32
 	rel     *pgoutput.Rel // the columns that are streamed
@@ -65,6 +69,12 @@ type plan struct {
 // what they will commit (A4). Try again later.
 var ErrFenced = errors.New("snapshot: older transactions are still open")
 
+// Standing is what the log says at the time of a page.
+type Standing struct {
+	Fence uint64 // its SnapshotFence
+	Shape string // the table's shape, any text that is another one for another shape
+}
+
 // Row is one row, as the feed would send it.
 type Row struct{ Key, Row []byte }
 
@@ -78,15 +88,18 @@ type Page struct {
 
 // New returns a reader.
 func New(cfg Config) (*Reader, error) {
-	if cfg.Pool == nil || cfg.Routing == nil || cfg.Logger == nil {
-		return nil, errors.New("snapshot: a field of Config is nil")
+	if cfg.Pool == nil || cfg.Routing == nil || cfg.Publication == "" || cfg.Logger == nil {
+		return nil, errors.New("snapshot: a field of Config is missing")
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
 	}
 	return &Reader{cfg: cfg, plans: make(map[string]*plan)}, nil
 }
 
 // Page reads the rows of table that user owns, after the key given as text (nil: from the start): at
-// most maxRows, and stopping after the row that passes maxBytes. fence is the log's SnapshotFence.
-func (r *Reader) Page(ctx context.Context, table, user string, after []string, fence uint64, maxRows, maxBytes int) (Page, error) {
+// most maxRows, and stopping after the row that passes maxBytes.
+func (r *Reader) Page(ctx context.Context, table, user string, after []string, log Standing, maxRows, maxBytes int) (Page, error) {
 	rule, ok := r.cfg.Routing.Tables[table]
 	if !ok {
 		return Page{}, fmt.Errorf("snapshot: table %q is not configured", table)
@@ -96,17 +109,21 @@ func (r *Reader) Page(ctx context.Context, table, user string, after []string, f
 		return Page{}, fmt.Errorf("snapshot: %w", err)
 	}
 	defer conn.Release()
-	if err := r.passFence(ctx, conn.Conn(), fence); err != nil {
+	if err := r.passFence(ctx, conn.Conn(), log.Fence); err != nil {
 		return Page{}, err
 	}
 	for fresh := false; ; fresh = true {
-		p, err := r.plan(ctx, conn.Conn(), table, rule, fresh)
+		p, err := r.plan(ctx, conn.Conn(), table, log.Shape, rule, fresh)
 		if err != nil {
 			return Page{}, err
 		}
 		page, err := r.read(ctx, conn.Conn(), p, rule, user, after, maxRows, maxBytes)
-		if fresh || !errors.Is(err, errStale) {
+		if !errors.Is(err, errStale) {
 			return page, err
+		}
+		r.cfg.Changed()
+		if fresh {
+			return Page{}, err
 		}
 	}
 }
@@ -130,12 +147,13 @@ func (r *Reader) passFence(ctx context.Context, conn *pgx.Conn, fence uint64) er
 // errStale: the table does not have the columns of the plan any more.
 var errStale = errors.New("snapshot: the table has changed")
 
-// plan returns how to read a table, from the catalog if it is not known or a fresh one is asked for.
-func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule route.Rule, fresh bool) (*plan, error) {
+// plan returns how to read a table, from the catalog if it is not known, the log has come to know another
+// shape of it (a type may read differently, which no column shows), or a fresh one is asked for.
+func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table, shape string, rule route.Rule, fresh bool) (*plan, error) {
 	r.mu.Lock()
 	p := r.plans[table]
 	r.mu.Unlock()
-	if p != nil && !fresh {
+	if p != nil && p.shape == shape && !fresh {
 		return p, nil
 	}
 	catalog, err := route.Catalog(ctx, conn, []string{table})
@@ -144,11 +162,18 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule ro
 	}
 	t, ok := catalog[table]
 	if !ok {
-		return nil, fmt.Errorf("snapshot: table %s does not exist", table)
+		r.cfg.Changed()
+		return nil, fmt.Errorf("%w: table %s does not exist", ErrUnreadable, table)
 	}
-	if p, err = newPlan(t, rule); err != nil {
+	streamed, err := route.StreamedColumns(ctx, conn, r.cfg.Publication, table)
+	if err != nil {
 		return nil, err
 	}
+	if p, err = newPlan(t, streamed, rule); err != nil {
+		r.cfg.Changed()
+		return nil, err
+	}
+	p.shape = shape
 	oids := make([]uint32, len(p.rel.Columns))
 	for i, c := range p.rel.Columns {
 		oids[i] = c.Type
@@ -162,12 +187,12 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table string, rule ro
 	return p, nil
 }
 
-func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
+func newPlan(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, error) {
 	p := &plan{rel: &pgoutput.Rel{ID: t.OID, Schema: t.Schema, Name: t.Name}, owner: -1}
 	for i, c := range t.Columns {
 		p.all, p.allOIDs = append(p.all, c.Name), append(p.allOIDs, c.BaseType)
-		if c.Generated {
-			continue // not in the stream either (P16)
+		if !slices.Contains(streamed, c.Name) {
+			continue // it would never change again (P16)
 		}
 		if c.Name == rule.Owner {
 			p.owner = len(p.take)
@@ -176,7 +201,7 @@ func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
 		p.rel.Columns = append(p.rel.Columns, pgoutput.Column{Name: c.Name, Type: c.Type})
 	}
 	if p.owner < 0 {
-		return nil, fmt.Errorf("%w: %s has no column %q", route.ErrShape, t.QualifiedName(), rule.Owner)
+		return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), rule.Owner)
 	}
 	var key, params []string
 	for i, k := range rule.Key {
@@ -187,7 +212,7 @@ func newPlan(t *route.CatalogTable, rule route.Rule) (*plan, error) {
 			}
 		}
 		if at < 0 {
-			return nil, fmt.Errorf("%w: %s has no column %q", route.ErrShape, t.QualifiedName(), k)
+			return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), k)
 		}
 		p.key = append(p.key, at)
 		key = append(key, pgx.Identifier{k}.Sanitize())
@@ -210,7 +235,7 @@ func (r *Reader) read(ctx context.Context, conn *pgx.Conn, p *plan, rule route.R
 	sql, params := p.first, [][]byte{[]byte(user), fmt.Append(nil, maxRows+1)}
 	if after != nil {
 		if len(after) != len(p.key) {
-			return Page{}, errStale
+			return Page{}, ErrNoSuchPlace
 		}
 		sql = p.next
 		for _, k := range after {
@@ -303,6 +328,10 @@ func hasCode(err error, codes ...string) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && slices.Contains(codes, pgErr.Code)
 }
+
+// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which. Nothing
+// of it can be anybody's, until that is mended; the feed resets it then.
+var ErrUnreadable = errors.New("snapshot: the table can't be read")
 
 // ErrNoSuchPlace: the key to go on after is no possible key of the table, whose type has changed. The
 // snapshot must begin anew.

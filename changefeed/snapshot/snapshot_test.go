@@ -40,7 +40,7 @@ func open(t *testing.T, schema string, edit func(*route.Spec)) (*snapshot.Reader
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := snapshot.New(snapshot.Config{Pool: pool, Routing: routing, Logger: slog.New(slog.DiscardHandler)})
+	r, err := snapshot.New(snapshot.Config{Pool: pool, Routing: routing, Publication: "nudge", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func rows(t *testing.T, r *snapshot.Reader, user string, maxRows, maxBytes int) 
 	t.Helper()
 	var after []string
 	for range 10_000 {
-		p, err := r.Page(t.Context(), "public.t", user, after, 0, maxRows, maxBytes)
+		p, err := r.Page(t.Context(), "public.t", user, after, snapshot.Standing{}, maxRows, maxBytes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,7 +102,7 @@ insert into t values (1, '%s')`, typ, value), nil)
 			t.Errorf("%s: %q owns %v", typ, value, got)
 		}
 		for _, other := range []string{"07", "7.0", strings.ToUpper(value) + " ", "6BA7B810-9DAD-11D1-80B4-00C04FD430C8", "ann"} {
-			p, err := r.Page(t.Context(), "public.t", other, nil, 0, 10, noLimit)
+			p, err := r.Page(t.Context(), "public.t", other, nil, snapshot.Standing{}, 10, noLimit)
 			if len(p.Rows) != 0 || err != nil && !errors.Is(err, snapshot.ErrNoSuchOwner) {
 				t.Errorf("%s: %q owns %v, %v", typ, other, p.Rows, err)
 			}
@@ -124,13 +124,13 @@ func TestA04OpenTransactionsHoldSnapshotsBack(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), `select pg_current_xact_id()::text::bigint`).Scan(&fence); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Page(t.Context(), "public.t", "1", nil, fence, 10, noLimit); !errors.Is(err, snapshot.ErrFenced) {
+	if _, err := r.Page(t.Context(), "public.t", "1", nil, snapshot.Standing{Fence: fence}, 10, noLimit); !errors.Is(err, snapshot.ErrFenced) {
 		t.Errorf("beside an older writer: %v", err)
 	}
 	if err := writer.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p, err := r.Page(t.Context(), "public.t", "1", nil, fence, 10, noLimit)
+	p, err := r.Page(t.Context(), "public.t", "1", nil, snapshot.Standing{Fence: fence}, 10, noLimit)
 	if err != nil || len(p.Rows) != 1 {
 		t.Errorf("after it: %v, %v", p.Rows, err)
 	}
@@ -160,7 +160,7 @@ insert into t values (1, 1, 'x', 3, 4)`, func(s *route.Spec) { s.Deny = []string
 	if _, err := pool.Exec(t.Context(), `drop table t`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Page(t.Context(), "public.t", "1", nil, 0, 10, noLimit); err == nil {
+	if _, err := r.Page(t.Context(), "public.t", "1", nil, snapshot.Standing{}, 10, noLimit); err == nil {
 		t.Error("a dropped table is read")
 	}
 }

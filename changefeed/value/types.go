@@ -22,6 +22,13 @@ type typeDef struct {
 	isComposite bool
 	isHstore    bool
 	fields      []attribute // of a composite, in attribute order
+	labels      []label     // of an enum, in order of their OIDs
+}
+
+// label is one value of an enum: renaming it keeps its OID.
+type label struct {
+	oid  uint32
+	name string
 }
 
 type attribute struct {
@@ -44,7 +51,7 @@ type Querier interface {
 }
 
 // Load reads from the catalog the types named by oids and all that they are made of: bases of domains,
-// elements of arrays, attributes of composites. It is one query, so one state of the catalog. A type
+// elements of arrays, attributes of composites, subtypes of ranges. It is one query, so one state of the catalog. A type
 // that does not exist (any more) is left out and so not Known.
 func Load(ctx context.Context, q Querier, oids []uint32) (*Types, error) {
 	rows, err := q.Query(ctx, typesSQL, oids)
@@ -57,15 +64,18 @@ func Load(ctx context.Context, q Querier, oids []uint32) (*Types, error) {
 		var oid uint32
 		var d typeDef
 		var delim string
-		var names []string
-		var types []uint32
-		err := rows.Scan(&oid, &d.base, &d.elem, &delim, &d.isComposite, &d.isHstore, &names, &types)
+		var names, labels []string
+		var types, ids []uint32
+		err := rows.Scan(&oid, &d.base, &d.elem, &delim, &d.isComposite, &d.isHstore, &names, &types, &ids, &labels)
 		if err != nil {
 			return nil, fmt.Errorf("read types from the catalog: %w", err)
 		}
 		d.delim = delim[0]
 		for i, name := range names {
 			d.fields = append(d.fields, attribute{name: name, oid: types[i]})
+		}
+		for i, name := range labels {
+			d.labels = append(d.labels, label{oid: ids[i], name: name})
 		}
 		t.loaded[oid] = d
 	}
@@ -92,6 +102,8 @@ with recursive need(oid) as (
            select a.atttypid
              from pg_catalog.pg_attribute a
             where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 -- 0 if dropped
+            union all
+           select r.rngsubtype from pg_catalog.pg_range r where t.oid in (r.rngtypid, r.rngmultitypid)
            ) part(oid)
      where part.oid <> 0
 )
@@ -107,7 +119,9 @@ select t.oid,
               and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'
               and x.extname = 'hstore'),
        coalesce(f.names, '{}'),
-       coalesce(f.types, '{}')
+       coalesce(f.types, '{}'),
+       coalesce(l.oids, '{}'),
+       coalesce(l.names, '{}')
   from need
   join pg_catalog.pg_type t on t.oid = need.oid
   left join pg_catalog.pg_type e
@@ -116,4 +130,8 @@ select t.oid,
        select array_agg(a.attname::text order by a.attnum) as names,
               array_agg(a.atttypid order by a.attnum) as types
          from pg_catalog.pg_attribute a
-        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped) f`
+        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped) f
+ cross join lateral (
+       select array_agg(l.oid order by l.oid) as oids, array_agg(l.enumlabel::text order by l.oid) as names
+         from pg_catalog.pg_enum l
+        where l.enumtypid = t.oid) l`

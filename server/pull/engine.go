@@ -29,11 +29,12 @@ type Tail interface {
 type Log interface {
 	Feed(ctx context.Context) (changelog.State, error)
 	Read(ctx context.Context, scopes []change.Scope, after change.Position, maxRows, maxBytes int) (changelog.Page, error)
+	Resets(ctx context.Context, after, upto change.Position) (map[string]change.Position, error)
 }
 
 // Rows reads live tables, *snapshot.Reader.
 type Rows interface {
-	Page(ctx context.Context, table, user string, after []string, fence uint64, maxRows, maxBytes int) (snapshot.Page, error)
+	Page(ctx context.Context, table, user string, after []string, log snapshot.Standing, maxRows, maxBytes int) (snapshot.Page, error)
 	Beat(ctx context.Context) error
 }
 
@@ -123,7 +124,7 @@ func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
 		case !slices.Equal(asked, c.tables):
 			c = e.begin(head, asked, change.ReasonNew)
 		case c.config != e.hash:
-			c = e.begin(head, asked, change.ReasonSchema)
+			e.carryOver(c)
 		}
 	}
 	if err := p.fill(ctx, c); err != nil {
@@ -155,6 +156,16 @@ func (e *Engine) routed(config uint64) error {
 		return wire.NewProblem(wire.Starting, "").After(time.Second)
 	}
 	return nil
+}
+
+// carryOver has a cursor of another configuration go on under this one: the log has a reset, where the
+// configuration changed, for each table that is not as it was. The order of tables in a snapshot that is not
+// complete, and what keys it has seen, are the old one's: it begins anew, at its own place.
+func (e *Engine) carryOver(c *cursor) {
+	c.config = e.hash
+	if s := c.snap; s != nil {
+		c.snap = &progress{scope: s.scope, table: s.table, reason: s.reason, gen: newGen()}
+	}
 }
 
 // begin is the cursor of a device that must receive everything, from the node's head on.
@@ -209,7 +220,7 @@ func (e *Engine) Compare(ctx context.Context, user, text string) (Comparison, er
 	if err != nil {
 		return Comparison{}, err
 	}
-	if c.snap != nil || c.config != e.hash || c.floor > head.Next.LSN {
+	if c.snap != nil || c.floor > head.Next.LSN {
 		return out, nil
 	}
 	s, err := e.cfg.Tail.Since(ctx, Scopes(user), c.pos, 1, 0)
@@ -222,7 +233,7 @@ func (e *Engine) Compare(ctx context.Context, user, text string) (Comparison, er
 	out.Head = e.Head(user, s.Head)
 	if len(s.Changes) == 0 {
 		out.Behind = false
-		c.pos = s.Head
+		c.pos, c.config = s.Head, e.hash
 		out.Fresh = e.seal.seal(user, c)
 	}
 	return out, nil

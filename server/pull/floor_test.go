@@ -64,7 +64,7 @@ func (r *rig) deafNode() *pull.Engine {
 	if err := node.Wait(r.t.Context(), head.Next); err != nil {
 		r.t.Fatal(err)
 	}
-	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Logger: testLogger()})
+	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Publication: "nudge", Logger: testLogger()})
 	if err != nil {
 		r.t.Fatal(err)
 	}

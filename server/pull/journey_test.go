@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -29,10 +30,12 @@ type device struct {
 	marks  map[string]string // → gen
 	ops    []string          // "reset expired", "upsert", … of the last sync
 	tables []string
+	told   map[string]int // changes received of each table
+	page   int            // rows of a page; 0: the engine's
 }
 
 func (r *rig) device(user string) *device {
-	return &device{rig: r, user: user, rows: map[string]string{}, marks: map[string]string{}}
+	return &device{rig: r, user: user, rows: map[string]string{}, marks: map[string]string{}, told: map[string]int{}}
 }
 
 // sync pulls until there is no more.
@@ -40,7 +43,7 @@ func (d *device) sync() {
 	d.rig.t.Helper()
 	d.ops = nil
 	for range 1000 {
-		_, page := d.rig.pull(pull.Request{User: d.user, Device: "d", Since: d.cursor, Tables: d.tables})
+		_, page := d.rig.pull(pull.Request{User: d.user, Device: "d", Since: d.cursor, Tables: d.tables, Limit: d.page})
 		for _, c := range page.Changes {
 			d.apply(c)
 		}
@@ -54,6 +57,7 @@ func (d *device) sync() {
 
 func (d *device) apply(c wire.Change) {
 	d.ops = append(d.ops, c.Op)
+	d.told[c.Table]++
 	id := c.Scope + " " + c.Table + " " + string(c.Key)
 	matches := func(row string) bool {
 		scope, table := c.Scope, c.Table
@@ -99,6 +103,32 @@ func (d *device) apply(c wire.Change) {
 // expect compares the device with a direct SELECT, rendered by Postgres.
 func (d *device) expect(tables ...string) {
 	d.rig.t.Helper()
+	if diff := d.diff(tables...); diff != "" {
+		d.rig.t.Fatalf("user %s (-table +device):\n%s", d.user, diff)
+	}
+}
+
+// converge syncs until the device holds what the tables do: what only the catalog tells is noticed a little
+// later. It returns what was told it on the way.
+func (d *device) converge(tables ...string) (ops []string) {
+	d.rig.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		d.rig.settle()
+		d.sync()
+		ops = append(ops, d.ops...)
+		diff := d.diff(tables...)
+		if diff == "" {
+			return ops
+		}
+		if time.Now().After(deadline) {
+			d.rig.t.Fatalf("user %s does not converge (-table +device):\n%s", d.user, diff)
+		}
+	}
+}
+
+// diff compares the device with a direct SELECT, rendered by Postgres.
+func (d *device) diff(tables ...string) string {
+	d.rig.t.Helper()
 	want := map[string]any{}
 	for _, table := range tables {
 		var key []string
@@ -126,9 +156,7 @@ func (d *device) expect(tables ...string) {
 		_, _ = fmt.Sscan(id, &s, &t)
 		got[s+" "+t+" "+canonical(id[len(s)+len(t)+2:])] = decoded(row)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		d.rig.t.Fatalf("user %s (-table +device):\n%s", d.user, diff)
-	}
+	return cmp.Diff(want, got)
 }
 
 func decoded(s string) (v any) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -73,6 +74,10 @@ func (p *page) follow(ctx context.Context, c *cursor) error {
 		return err
 	}
 	changes, head, more, err := p.read(ctx, c.pos)
+	var resets map[string]change.Position
+	if err == nil {
+		resets, err = p.resets(ctx, changes, head, more)
+	}
 	if why, ok := p.hopeless(err); ok {
 		now, err := p.engine.head()
 		if err != nil {
@@ -86,6 +91,9 @@ func (p *page) follow(ctx context.Context, c *cursor) error {
 	}
 	for i := range changes {
 		ch := &changes[i]
+		if resets[ch.Table].Compare(ch.Pos) > 0 || resets["*"].Compare(ch.Pos) > 0 {
+			continue
+		}
 		if ch.Op != change.Reset {
 			if len(c.tables) > 0 && !slices.Contains(c.tables, ch.Table) {
 				continue
@@ -144,6 +152,39 @@ func (p *page) read(ctx context.Context, after change.Position) (_ []change.Chan
 	return l.Changes, l.State.Head(), l.More, e.routed(l.State.ConfigHash)
 }
 
+// resets are the newest resets for everybody up to head, by table, of the tables of a stretch that begins
+// with changes. What they follow is not to be served: it will come anew, and may be what the configuration
+// hides by now (I10).
+func (p *page) resets(ctx context.Context, changes []change.Change, head change.Position, more bool) (map[string]change.Position, error) {
+	out := map[string]change.Position{}
+	note := func(changes []change.Change) {
+		for i := range changes {
+			if c := &changes[i]; c.Op == change.Reset && c.Scope == change.All && !head.Before(c.Pos) {
+				out[c.Table] = c.Pos
+			}
+		}
+	}
+	note(changes)
+	if !more {
+		return out, nil
+	}
+	last := changes[len(changes)-1].Pos
+	s, err := p.engine.cfg.Tail.Since(ctx, nil, last, 0, 0)
+	if err == nil {
+		note(s.Changes)
+		return out, nil
+	}
+	if !errors.Is(err, tail.ErrBefore) {
+		return nil, err
+	}
+	later, err := p.engine.cfg.Log.Resets(ctx, last, head)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(out, later)
+	return out, nil
+}
+
 // awaitFloor has the log pass the cursor's floor, or waits for the engine's patience: the device asks again.
 func (p *page) awaitFloor(ctx context.Context, c *cursor) error {
 	e := p.engine
@@ -189,6 +230,9 @@ func (p *page) snapshot(ctx context.Context, c *cursor) error {
 		}
 		*c = *e.begin(head, c.tables, why)
 	}
+	if err := e.routed(state.ConfigHash); err != nil {
+		return err
+	}
 	p.from("snapshot")
 	s := c.snap
 	if s.index == 0 && s.after == nil {
@@ -200,9 +244,13 @@ func (p *page) snapshot(ctx context.Context, c *cursor) error {
 			return nil
 		}
 		table := tables[s.index]
-		rows, err := e.cfg.Rows.Page(ctx, table, p.user, s.after, state.SnapshotFence, p.rows, p.bytes)
+		log := snapshot.Standing{Fence: state.SnapshotFence, Shape: state.Relations[table]}
+		rows, err := e.cfg.Rows.Page(ctx, table, p.user, s.after, log, p.rows, p.bytes)
 		switch {
 		case errors.Is(err, snapshot.ErrNoSuchOwner):
+			rows, err = snapshot.Page{Done: true}, nil
+		case errors.Is(err, snapshot.ErrUnreadable):
+			e.cfg.Logger.Error("a table is served as empty until it is mended", "table", table, "error", err, "hint", "run nudge check")
 			rows, err = snapshot.Page{Done: true}, nil
 		case errors.Is(err, snapshot.ErrNoSuchPlace):
 			head, err := e.head()
@@ -254,11 +302,11 @@ func (p *page) turn(ctx context.Context) error {
 }
 
 // snapshotTables are the tables to read after a reset of table, for a device that asked for some. One that
-// has left the configuration since it was asked for is reset and swept, not read.
+// has left the configuration is reset and swept, not read.
 func (e *Engine) snapshotTables(table string, asked []string) []string {
 	switch {
 	case table != "*":
-		return []string{table}
+		asked = []string{table}
 	case len(asked) == 0:
 		return e.tables
 	}

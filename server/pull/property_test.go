@@ -184,7 +184,7 @@ func (w *world) live(over context.Context, random *rand.Rand, d *device) {
 	for over.Err() == nil && !w.rig.t.Failed() {
 		switch random.IntN(60) {
 		case 0: // a fresh install
-			*d = device{rig: d.rig, user: d.user, tables: d.tables, rows: map[string]string{}, marks: map[string]string{}}
+			*d = device{rig: d.rig, user: d.user, tables: d.tables, rows: map[string]string{}, marks: map[string]string{}, told: map[string]int{}}
 		case 1: // away for a while
 			for until := w.commits.Load() + random.Int64N(150); over.Err() == nil && w.commits.Load() < until; {
 				select {

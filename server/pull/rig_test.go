@@ -52,9 +52,10 @@ type rig struct {
 	routing *route.Config
 	stop    func()
 
-	tailBytes int64         // of the next start; 0: 1 MiB
-	patience  time.Duration // likewise; 0: the engine's
-	lose      func() bool   // whether the bus loses the next frame; nil: never
+	watchEvery time.Duration // of the next start; 0: the feed's
+	tailBytes  int64         // of the next start; 0: 1 MiB
+	patience   time.Duration // likewise; 0: the engine's
+	lose       func() bool   // whether the bus loses the next frame; nil: never
 }
 
 func testLogger() *slog.Logger {
@@ -112,7 +113,10 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	if r.tail, err = tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: cmp.Or(r.tailBytes, 1<<20), Logger: testLogger()}); err != nil {
 		r.t.Fatal(err)
 	}
-	rows, err := snapshot.New(snapshot.Config{Pool: r.db, Routing: r.routing, Logger: testLogger()})
+	var feed *changefeed.Feed
+	rows, err := snapshot.New(snapshot.Config{
+		Pool: r.db, Routing: r.routing, Publication: "nudge", Logger: testLogger(), Changed: func() { feed.Look() },
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -126,7 +130,7 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	feed, err := changefeed.New(changefeed.Config{
+	feed, err = changefeed.New(changefeed.Config{
 		DSN: r.dsn, Source: r.db, Log: r.log, Routing: r.routing, Slot: "slot_" + r.database(), Publication: "nudge",
 		Name: "test", Logger: testLogger(), Metrics: changefeed.NewMetrics(prometheus.NewRegistry()),
 		Publish: func(_ context.Context, f change.Frame) {
@@ -134,7 +138,7 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 				r.tail.Apply(f)
 			}
 		},
-		Failpoint: failpoint,
+		Failpoint: failpoint, WatchEvery: r.watchEvery,
 	})
 	if err != nil {
 		r.t.Fatal(err)
