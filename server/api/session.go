@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -53,7 +54,7 @@ type session struct {
 	ending   ending
 	goaway   *wire.Goaway // to be written
 	closeAt  time.Time    // after a goaway for age; zero before
-	expires  time.Time    // the token's exp
+	who      auth.Identity // of the token, and on this device; zero before hello
 	warned   bool         // token_expiring was noted for this token
 	expiring bool         // token_expiring is to be written
 	nextPing time.Time
