@@ -81,17 +81,19 @@ type Remote struct {
 	etag     string
 	ignored  []ignoredKey // as logged last
 
-	mu             sync.Mutex
-	began          time.Time // the newest fetch
-	asked          time.Time // when the newest waiting token was first seen
-	waiting, older map[[sha256.Size]byte]time.Time
+	mu    sync.Mutex
+	began time.Time // the newest fetch
+	begun uint64    // fetches so far, it included
+	asked bool      // a token waits for one that is to begin
+	// Tokens of unknown keys: how many fetches had begun when each was first seen.
+	waiting, older map[[sha256.Size]byte]uint64
 }
 
 // keySet is what one fetch brought. It never changes.
 type keySet struct {
-	keys  []Key
-	began time.Time // the fetch; the set is no older
-	until time.Time // the end of its being in force
+	keys   []Key
+	number uint64    // of the fetch, from 1
+	until  time.Time // the end of its being in force
 }
 
 // NewRemote makes a Remote, or says what is wrong with the configuration. Nothing is fetched before Run.
@@ -105,7 +107,7 @@ func NewRemote(cfg RemoteConfig) (*Remote, error) {
 	}
 	r := &Remote{
 		cfg: cfg, host: u.Host, log: cfg.Log, metrics: cfg.Metrics,
-		wake: make(chan struct{}, 1), waiting: map[[sha256.Size]byte]time.Time{},
+		wake: make(chan struct{}, 1), waiting: map[[sha256.Size]byte]uint64{},
 		algorithms: []string{RS256, ES256, EdDSA},
 	}
 	if len(cfg.Algorithms) > 0 {
@@ -165,22 +167,20 @@ func (r *Remote) unknown(sum [sha256.Size]byte) error {
 	first, seen := r.waiting[sum]
 	if !seen {
 		if first, seen = r.older[sum]; !seen {
-			first = now
+			first = r.begun
 		}
 		if len(r.waiting) >= maxWaiting {
-			r.older, r.waiting = r.waiting, map[[sha256.Size]byte]time.Time{}
+			r.older, r.waiting = r.waiting, map[[sha256.Size]byte]uint64{}
 		}
 		r.waiting[sum] = first
 	}
 	set := r.set.Load()
-	if set != nil && set.began.After(first) && now.Before(set.until) {
+	if set != nil && set.number > first && now.Before(set.until) {
 		r.mu.Unlock()
 		r.metrics.unknown.WithLabelValues(string(wire.TokenBad)).Inc()
 		return bad(errUnknownKey.Error())
 	}
-	if first.After(r.asked) {
-		r.asked = first
-	}
+	r.asked = r.asked || first == r.begun
 	due := max(0, r.began.Add(UnknownKidGap).Sub(now))
 	r.mu.Unlock()
 	select {
@@ -212,9 +212,11 @@ func (r *Remote) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		r.mu.Lock()
-		r.began = time.Now()
+		r.began, r.asked = time.Now(), false
+		r.begun++
+		number := r.begun
 		r.mu.Unlock()
-		next = time.Now().Add(r.refresh(ctx))
+		next = time.Now().Add(r.refresh(ctx, number))
 		timer.Reset(time.Until(next))
 	}
 }
@@ -223,11 +225,12 @@ func (r *Remote) Run(ctx context.Context) error {
 func (r *Remote) due() (at time.Time, waits bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.began.Add(UnknownKidGap), !r.began.After(r.asked)
+	return r.began.Add(UnknownKidGap), r.asked
 }
 
 // refresh fetches once, and returns how long to wait for the next time.
-func (r *Remote) refresh(ctx context.Context) time.Duration {
+func (r *Remote) refresh(ctx context.Context, number uint64) time.Duration {
+	began := time.Now()
 	got, err := r.fetch(ctx)
 	if ctx.Err() != nil {
 		return 0
@@ -237,14 +240,14 @@ func (r *Remote) refresh(ctx context.Context) time.Duration {
 		return backoff(r.failures)
 	}
 	r.metrics.fetches.WithLabelValues(got.result).Inc()
-	before, set := r.set.Load(), &keySet{began: r.began, until: time.Now().Add(StaleAfter)}
+	before, set := r.set.Load(), &keySet{number: number, until: began.Add(StaleAfter)}
 	if set.keys = got.keys; got.result == resultUnchanged {
 		set.keys = before.keys
 	}
 	r.set.Store(set)
 	r.etag, r.failures = got.etag, 0
 	r.metrics.keys.Set(float64(len(set.keys)))
-	r.metrics.fetched.Set(float64(set.began.Unix()))
+	r.metrics.fetched.Set(float64(began.Unix()))
 	r.succeeded(got, before)
 	if r.cfg.OnChange != nil && before != nil && lost(before.keys, set.keys) {
 		r.cfg.OnChange()
