@@ -21,8 +21,12 @@ type revocation struct {
 // revoke serves POST /v1/admin/revocations {user | user, device | jti, until?}. When it answers 200, this
 // node refuses them already, and the others do within a second.
 func (a *API) revoke(w http.ResponseWriter, r *http.Request) {
+	const hint = `Send {"user": …}, {"user": …, "device": …} or {"jti": …}, and "until" as in 2026-01-02T15:04:05Z if it is to end.`
 	var body revocation
 	if err := decodeBody(w, r, &body); err != nil {
+		if p := problemOf(err); p.Hint == "" {
+			p.Hint = hint
+		}
 		a.fail(w, r, err)
 		return
 	}
@@ -30,7 +34,6 @@ func (a *API) revoke(w http.ResponseWriter, r *http.Request) {
 	if body.Until != nil {
 		rev.Until = *body.Until
 	}
-	const hint = `Send {"user": …}, {"user": …, "device": …} or {"jti": …}, and "until" as in 2026-01-02T15:04:05Z if it is to end.`
 	if err := rev.Validate(); err != nil {
 		a.fail(w, r, invalid(err.Error(), hint))
 		return

@@ -35,8 +35,10 @@ type RevocationsConfig struct {
 	Pool *pgxpool.Pool
 	// OnChange is called, if not nil, after somebody was revoked. It must not block.
 	OnChange func()
-	Log      *slog.Logger
-	Metrics  *Metrics // nil counts where nobody looks
+	// Now is the clock, time.Now if nil.
+	Now     func() time.Time
+	Log     *slog.Logger
+	Metrics *Metrics // nil counts where nobody looks
 }
 
 // Revocations are the rows of nudge.revocations, and this node's memory of them.
@@ -63,6 +65,9 @@ type revokedAt struct{ at, until time.Time }
 // NewRevocations makes a Revocations. It lets nobody in before Run has read them once.
 func NewRevocations(cfg RevocationsConfig) *Revocations {
 	r := &Revocations{cfg: cfg, metrics: cfg.Metrics, poke: make(chan chan struct{}), revoked: map[revokedName]revokedAt{}}
+	if r.cfg.Now == nil {
+		r.cfg.Now = time.Now
+	}
 	if r.metrics == nil {
 		r.metrics = unregisteredMetrics()
 	}
@@ -72,7 +77,7 @@ func NewRevocations(cfg RevocationsConfig) *Revocations {
 // Check is the problem of an identity that was revoked, or of one of whom it can't be known; nil if it
 // is good. It does not block.
 func (r *Revocations) Check(id Identity) error {
-	now := time.Now()
+	now := r.cfg.Now()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.blind(now) {
@@ -102,7 +107,7 @@ func (r *Revocations) blind(now time.Time) bool {
 func (r *Revocations) Ready() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return !r.blind(time.Now())
+	return !r.blind(r.cfg.Now())
 }
 
 // Hasten makes Run read now instead of within a second, and waits until it has, or until ctx ends.
@@ -139,7 +144,7 @@ func (r *Revocations) Run(ctx context.Context) error {
 
 // look reads what is new and takes it in.
 func (r *Revocations) look(ctx context.Context) {
-	began := time.Now()
+	began := r.cfg.Now()
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	all := began.Sub(r.all) >= allEvery
