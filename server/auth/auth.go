@@ -224,6 +224,9 @@ func (v *Verifier) parse(ring *keyring, token string, sum [sha256.Size]byte) (Id
 	if err != nil {
 		return Identity{}, problemOf(err)
 	}
+	if !wholePayload(token) {
+		return Identity{}, bad("the claims are not one JSON object")
+	}
 	id, err := v.claims.identity(claims)
 	if err != nil {
 		return Identity{}, err

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -45,6 +46,15 @@ func (n claimNames) identity(c jwt.MapClaims) (Identity, error) {
 		return Identity{}, bad(n.user + " is missing")
 	}
 	return id, nil
+}
+
+// wholePayload reports whether nothing follows the claims of a token that was parsed: the library reads
+// numbers as they are by a decoder that stops at the object's end, and another reader might go on.
+func wholePayload(token string) bool {
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	b, err := base64.RawURLEncoding.DecodeString(payload)
+	return err == nil && json.Valid(b)
 }
 
 // checkDates refuses what is no moment that a token may name.

@@ -28,3 +28,12 @@ func (c Cache) Len() int { return len(c.young) + len(c.older) }
 
 // Trim is what Run does every five minutes.
 func Trim(ctx context.Context, r *Revocations) error { return r.trim(ctx) }
+
+// ParseSet is parseSet without the keys that it left out.
+func ParseSet(body []byte, algorithms []string) ([]Key, error) {
+	keys, _, err := parseSet(body, algorithms)
+	return keys, err
+}
+
+// Check is check.
+func (k Key) Check() error { return k.check() }

@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -250,12 +251,19 @@ func (is issuer) fresh(t *testing.T, kid, alg string, change ...any) string {
 }
 
 // wants verifies a token and holds the answer against a code; "" for a good one.
-func (f *fetching) wants(what, token string, code wire.Code) *wire.Problem {
+func (f *fetching) wants(what, token string, code wire.Code) {
 	f.t.Helper()
-	_, err := f.verifier.Verify(context.Background(), token)
-	if codeOf(err) != code {
+	if _, err := f.verifier.Verify(context.Background(), token); codeOf(err) != code {
 		f.t.Errorf("%s: %v, want %q", what, err, code)
 	}
-	p, _ := err.(*wire.Problem)
-	return p
+}
+
+// comesBack holds that a token can't be verified now, and may be about that much later, in milliseconds.
+func (f *fetching) comesBack(what, token string, low, high int64) {
+	f.t.Helper()
+	_, err := f.verifier.Verify(context.Background(), token)
+	var p *wire.Problem
+	if !errors.As(err, &p) || p.Code != wire.TokenUnverifiable || p.RetryAfterMS < low || p.RetryAfterMS > high {
+		f.t.Errorf("%s: %+v, want token_unverifiable, and to come back in %d to %d ms", what, err, low, high)
+	}
 }
