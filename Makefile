@@ -2,7 +2,11 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 NEED := ./internal/setup/need.sh
+DOCKER := ./internal/setup/docker.sh
 GO ?= go
+
+# go test, here or, where this machine can't, in a container.
+go-test = if $(NEED) go postgres chromium; then $(GO) test $(1); else $(DOCKER) test $(1); fi
 
 .PHONY: help
 help: ## this list
@@ -10,18 +14,12 @@ help: ## this list
 
 .PHONY: run
 run: ## a private Postgres, a demo app and its page: two devices syncing (ARGS="--fresh")
-	@$(NEED) go
-	@$(GO) build -o .bin/nudge ./server
-	@if $(NEED) postgres; then exec .bin/nudge dev $(ARGS); \
-	elif docker info >/dev/null 2>&1; then \
-		echo 'setup: taking Postgres from Docker instead' >&2; \
-		docker compose up -d --wait postgres && exec .bin/nudge dev --dsn postgres://demo:demo@127.0.0.1:5432/demo $(ARGS); \
-	else exit 1; fi
+	@if $(NEED) go; then $(GO) build -o .bin/nudge ./server; else $(DOCKER) build; fi
+	@if $(NEED) postgres; then exec .bin/nudge dev $(ARGS); else exec $(DOCKER) dev $(ARGS); fi
 
 .PHONY: test
 test: ## every test, with the race detector, on a real Postgres and in a real browser
-	@$(NEED) go postgres chromium
-	$(GO) test -race -timeout 15m ./...
+	@$(call go-test,-race -timeout 15m ./...)
 
 .PHONY: lint
 lint: ## golangci-lint
@@ -41,8 +39,7 @@ build: ## the two programs, into .bin
 
 .PHONY: test-long
 test-long: ## what CI can't afford: many kills, many seeds, five million rows, longer runs
-	@$(NEED) go postgres chromium
-	NUDGE_LONG=1 $(GO) test -race -count=1 -timeout 60m -run 'Kill|Chaos|Planted|Property|P08|P21|Tiny' ./changefeed/... ./server/... ./clientsim/...
+	@export NUDGE_LONG=1; $(call go-test,-race -count=1 -timeout 60m -run 'Kill|Chaos|Planted|Property|P08|P21|Tiny' ./changefeed/... ./server/... ./clientsim/...)
 
 .PHONY: test-matrix
 test-matrix: ## what depends on Postgres, on versions 14 to 18 (MAJORS="14 18" for some)

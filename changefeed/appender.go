@@ -132,6 +132,7 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 
 	if spilled != nil {
 		n = spilled.Changes()
+		a.feed.cfg.Metrics.spilled.Inc()
 		a.feed.cfg.Logger.Info("a large transaction was appended from disk",
 			"xid", txs[0].xid, "events", spilled.Events(), "changes", n, "append_seconds", time.Since(started).Seconds())
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/route"
 	"github.com/nudgesync/nudge/changefeed/value"
@@ -50,25 +49,23 @@ type replConn struct {
 
 func (c *replConn) close() { _ = c.net.Close() }
 
-// slot is what the server says of our slot.
-type slot struct {
-	exists    bool
-	plugin    string
-	database  string
-	active    bool
-	confirmed change.LSN
-	walStatus string
-}
-
-// connect takes up the log, compares it with server and slot, begins an epoch where they do not fit
-// together, and starts streaming.
+// connect takes up the log, compares it with server, slot, publication and witness, begins an epoch where
+// they do not fit together, and starts streaming.
 func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	w, err := f.cfg.Log.Writer(ctx, f.cfg.Name, f.cfg.SegmentAge)
 	fresh := errors.Is(err, changelog.ErrNoEpoch)
 	if err != nil && !fresh {
 		return nil, err
 	}
-	if err := f.checkPublication(ctx); err != nil {
+	srv, err := f.readServer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pub, err := f.readPublication(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := pub.usable(f.cfg.Publication, f.cfg.Routing); err != nil {
 		return nil, err
 	}
 	conn, err := f.dial(ctx)
@@ -94,12 +91,23 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if sl.active {
 		return nil, errSlotBusy
 	}
-	if reason := doubt(fresh, w.State(), sys, sl); reason != "" {
-		if err := f.newEpoch(ctx, w, sys, sl, reason); err != nil {
+	seen, err := f.witness.read(f.cfg.Slot, sys.SystemID)
+	if err != nil {
+		return nil, err
+	}
+	found := facts{server: srv, system: sys, slot: sl, publication: pub, seen: seen}
+	if reason := found.doubt(fresh, w.State()); reason != "" {
+		if err := f.newEpoch(ctx, w, found, reason); err != nil {
 			return nil, err
 		}
+	} else if err := f.keepPublication(ctx, w, pub); err != nil {
+		return nil, err
 	}
 	state := w.State()
+	// Before anything of this stream is handed out; and a file that can't be written is known at once.
+	if err := f.witness.begin(f.cfg.Slot, sys.SystemID, state.Head()); err != nil {
+		return nil, err
+	}
 	routing, err := route.Decode(state.Config)
 	if err != nil {
 		return nil, err
@@ -114,6 +122,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	// Streaming from a transaction's end LSN, or from an adopted position L: commits at L or later come (P2).
 	err = pglogrepl.StartReplication(ctx, conn, f.cfg.Slot, pglogrepl.LSN(state.Position), pglogrepl.StartReplicationOptions{
 		Mode: pglogrepl.LogicalReplication,
+		// Without origin 'none' (16+): it would leave out what a subscription of the app's database brings (A24).
 		PluginArgs: []string{
 			"proto_version '1'",
 			"publication_names " + quoteLiteral(pgx.Identifier{f.cfg.Publication}.Sanitize()),
@@ -150,105 +159,25 @@ func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 	return conn, nil
 }
 
-// doubt says why the log and the slot can't be one unbroken history; "" if they are.
-func doubt(fresh bool, s changelog.State, sys pglogrepl.IdentifySystemResult, sl slot) string {
-	switch {
-	case fresh:
-		return "first start"
-	case s.SystemID != sys.SystemID:
-		return "another database system"
-	case s.Timeline != sys.Timeline:
-		return "another timeline" // a promotion or a restore (P5)
-	case s.Database != sys.DBName:
-		return "another database"
-	case s.Position > change.LSN(sys.XLogPos):
-		return "the server is behind the log" // restored to an earlier place
-	case !sl.exists:
-		return "the slot is gone"
-	case sl.walStatus == "lost":
-		return "the slot has lost WAL" // max_slot_wal_keep_size (P9)
-	case sl.confirmed > s.Position:
-		return "the slot is ahead of the log" // somebody advanced it, or the log was restored (P3)
-	}
-	return ""
+// server is what the feed has to know of the server it talks to.
+type server struct {
+	version int // 150018
 }
 
-func (f *Feed) readSlot(ctx context.Context) (slot, error) {
-	var s slot
-	var confirmed, plugin, database, status *string
-	err := f.cfg.Source.QueryRow(ctx, `
-select plugin::text, database::text, active, confirmed_flush_lsn::text, wal_status
-  from pg_replication_slots where slot_name = $1`, f.cfg.Slot).
-		Scan(&plugin, &database, &s.active, &confirmed, &status)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return s, nil
-	}
+// failoverSlots reports whether standbys can have copies of a slot (17+, P6).
+func (s server) failoverSlots() bool { return s.version >= 170000 }
+
+func (f *Feed) readServer(ctx context.Context) (server, error) {
+	var s server
+	var standby bool
+	err := f.cfg.Source.QueryRow(ctx, `select current_setting('server_version_num')::int, pg_is_in_recovery()`).Scan(&s.version, &standby)
 	if err != nil {
-		return s, fmt.Errorf("read slot: %w", err)
+		return s, fmt.Errorf("read server: %w", err)
 	}
-	s.exists = true
-	if plugin != nil {
-		s.plugin = *plugin
-	}
-	if database != nil {
-		s.database = *database
-	}
-	if status != nil {
-		s.walStatus = *status
-	}
-	if confirmed != nil {
-		if s.confirmed, err = change.ParseLSN(*confirmed); err != nil {
-			return s, err
-		}
+	if standby {
+		return s, errors.New("check_primary: the source is a standby; waiting until it is promoted, or point source.dsn at the primary")
 	}
 	return s, nil
-}
-
-// newEpoch makes the slot anew, and begins the log's next epoch where it starts.
-func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, sys pglogrepl.IdentifySystemResult, sl slot, reason string) error {
-	if w.State().Epoch == 0 {
-		f.cfg.Logger.Info("beginning the first epoch", "slot", f.cfg.Slot)
-	} else {
-		f.cfg.Logger.Warn("beginning a new epoch: every device starts over with a reset", "reason", reason, "slot", f.cfg.Slot)
-	}
-	if sl.exists {
-		if _, err := f.cfg.Source.Exec(ctx, `select pg_drop_replication_slot($1)`, f.cfg.Slot); err != nil {
-			return fmt.Errorf("drop slot: %w", err)
-		}
-	}
-	// Waits for every transaction that is open now.
-	var at string
-	err := f.cfg.Source.QueryRow(ctx, `select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')`, f.cfg.Slot).Scan(&at)
-	if err != nil {
-		return fmt.Errorf("create slot: %w", err)
-	}
-	start, err := change.ParseLSN(at)
-	if err != nil {
-		return err
-	}
-	fence, err := f.nextXID(ctx)
-	if err != nil {
-		return err
-	}
-	// The shapes that devices will see in their snapshots at the earliest: another one in the stream is a
-	// reset, also the first time (P14).
-	catalog, err := route.Catalog(ctx, f.cfg.Source, f.cfg.Routing.Names())
-	if err != nil {
-		return err
-	}
-	relations := make(map[string]string, len(catalog))
-	for name, t := range catalog {
-		relations[name] = t.Signature()
-	}
-	err = w.NewEpoch(ctx, changelog.State{
-		Epoch: w.State().Epoch.Next(), Position: start, SystemID: sys.SystemID, Timeline: sys.Timeline, Database: sys.DBName,
-		ConfigHash: f.hash, Config: f.wanted, Relations: relations, SnapshotFence: fence, Reason: reason,
-	})
-	if err != nil {
-		return err
-	}
-	f.cfg.Metrics.epochs.WithLabelValues(reason).Inc()
-	return nil
 }
 
 // nextXID is a transaction id above all that were assigned before. A snapshot taken once all below it have
@@ -260,31 +189,6 @@ func (f *Feed) nextXID(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("read next transaction id: %w", err)
 	}
 	return uint64(x), nil
-}
-
-// checkPublication refuses to stream a publication that would silently leave tables out.
-func (f *Feed) checkPublication(ctx context.Context) error {
-	rows, err := f.cfg.Source.Query(ctx, `
-select t from unnest($2::text[]) t
-except
-select n.nspname || '.' || c.relname
-  from pg_publication p, pg_get_publication_tables(p.pubname) g
-  join pg_class l on l.oid = g.relid
-  left join pg_partition_ancestors(l.oid) a on l.relispartition
-  join pg_class c on c.oid = coalesce(a.relid, l.oid)
-  join pg_namespace n on n.oid = c.relnamespace
- where p.pubname = $1`, f.cfg.Publication, f.cfg.Routing.Names())
-	if err != nil {
-		return fmt.Errorf("read publication: %w", err)
-	}
-	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("read publication: %w", err)
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("check_publication: publication %q lacks %s; run nudge attach", f.cfg.Publication, strings.Join(missing, ", "))
-	}
-	return nil
 }
 
 func configContent(hash uint64) string { return strconv.FormatUint(hash, 16) }

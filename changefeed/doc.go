@@ -23,7 +23,8 @@
 //   - I3: routing sees the WAL and the configuration. A new configuration is announced in the WAL, and
 //     takes effect at that place in it (A8, A19).
 //   - I6: gate.go. A transaction is appended once new snapshots see it.
-//   - P3, P5: connect.go compares the slot and the server with what was stored; any doubt is a new epoch.
+//   - A2, P3, P5, P9, P13: epoch.go compares server, slot, publication and witness with what was stored; any
+//     doubt is a new epoch. slot.go makes the slot, and says what that waits for.
 //   - P7: after any failure of log or gate the replication connection closes at once, so that the
 //     server's fast shutdown never waits for us.
 package changefeed

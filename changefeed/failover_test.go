@@ -99,23 +99,40 @@ func copyStopped(t *testing.T, primary *devpg.Cluster, primaryDir, dir string) {
 	if err := primary.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	data := filepath.Join(dir, "data")
-	if err := os.CopyFS(data, os.DirFS(filepath.Join(primaryDir, "data"))); err != nil {
-		t.Fatal(err)
-	}
+	copyData(t, primaryDir, dir)
 	if err := primary.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	conf := "primary_conninfo = '" + primary.DSN("postgres") + "'\n"
 	for name, content := range map[string]string{"standby.signal": "", "postgresql.auto.conf": conf} {
-		if err := os.WriteFile(filepath.Join(data, name), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "data", name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	giveToServer(t, primaryDir, dir)
+}
+
+// copyData makes one directory's cluster another's, both of them standing still.
+func copyData(t *testing.T, from, to string) {
+	t.Helper()
+	data := filepath.Join(to, "data")
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(data, os.DirFS(filepath.Join(from, "data"))); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Chmod(data, 0o700); err != nil { // or the server refuses to start
 		t.Fatal(err)
 	}
-	info, err := os.Stat(filepath.Join(primaryDir, "data"))
+	giveToServer(t, from, to)
+}
+
+// giveToServer makes whoever owns one directory's cluster the owner of another's: as root, servers run as
+// somebody else.
+func giveToServer(t *testing.T, from, to string) {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(from, "data"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,21 +140,25 @@ func copyStopped(t *testing.T, primary *devpg.Cluster, primaryDir, dir string) {
 	if !ok {
 		t.Fatal("no owner")
 	}
-	err = filepath.WalkDir(data, func(path string, _ fs.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(to, "data"), func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, int(owner.Uid), int(owner.Gid)) // as root, servers run as somebody else
+		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// cluster starts a server of the test's own, in a directory if one is given.
-func cluster(t *testing.T, dir string) *devpg.Cluster {
+// cluster starts a server of the test's own, in a directory if one is given. Settings are name and value in turn.
+func cluster(t *testing.T, dir string, settings ...string) *devpg.Cluster {
 	t.Helper()
-	c, err := devpg.Start(t.Context(), devpg.Options{Dir: dir, Settings: map[string]string{"wal_level": "logical"}, Logger: logger()})
+	opts := devpg.Options{Dir: dir, Settings: map[string]string{"wal_level": "logical"}, Logger: logger()}
+	for i := 0; i < len(settings); i += 2 {
+		opts.Settings[settings[i]] = settings[i+1]
+	}
+	c, err := devpg.Start(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}

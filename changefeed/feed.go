@@ -44,6 +44,13 @@ type Config struct {
 	// in memory (tmpfs). A transaction takes about as much as its rows as JSON, and as much again for those
 	// rows that it touches more than once. Default: the system's directory for temporary files.
 	SpillDir string
+	// OriginSecret, if it is there, is what origins have to be signed with; others are ignored, and counted.
+	// Default: any origin is believed.
+	OriginSecret []byte
+	// Witness is the path of a file that remembers the highest position handed out, so that a database that
+	// was restored from a copy of its disk is noticed (A2). It must not be restored together with the
+	// database. It is written at most once a second. Default: none.
+	Witness string
 	// Failpoint, for tests, is called before and after each durable step; an error from it ends the
 	// session there and then, as a crash would.
 	Failpoint func(Step) error
@@ -65,9 +72,13 @@ const (
 
 // Feed follows one slot. Of several feeds on one slot, the server lets one in; the others wait for it.
 type Feed struct {
-	cfg    Config
-	wanted []byte // cfg.Routing, encoded
-	hash   uint64
+	cfg     Config
+	wanted  []byte // cfg.Routing, encoded
+	hash    uint64
+	witness *witness // nil: none
+
+	waiting   atomic.Pointer[waiting]     // what the slot's creation waits for
+	published atomic.Pointer[publication] // as last found, while streaming
 }
 
 // New checks the configuration and returns a feed.
@@ -90,7 +101,15 @@ func New(cfg Config) (*Feed, error) {
 	if cfg.Failpoint == nil {
 		cfg.Failpoint = func(Step) error { return nil }
 	}
-	return &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash()}, nil
+	f := &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash()}
+	if cfg.Witness != "" {
+		f.witness = &witness{path: cfg.Witness}
+		f.cfg.Publish = func(ctx context.Context, frame change.Frame) {
+			f.testify(f.witness.note(frame.Next)) // before it is handed out
+			cfg.Publish(ctx, frame)
+		}
+	}
+	return f, nil
 }
 
 // Run follows the slot until ctx ends, and returns nil then. It starts over, with backoff, after every
@@ -134,6 +153,7 @@ func (f *Feed) follow(ctx context.Context) error {
 		return err
 	}
 	defer start.close()
+	defer func() { f.testify(f.witness.flush()) }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
@@ -145,6 +165,7 @@ func (f *Feed) follow(ctx context.Context) error {
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
 		relations: state.Relations, position: state.Position, epoch: state.Epoch,
+		serverEnd: state.Position, // connect has seen that the server is there
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -153,10 +174,21 @@ func (f *Feed) follow(ctx context.Context) error {
 		start.close() // P7: whatever the server waits for, it no longer waits for us
 		done <- err
 	}()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if err := f.watchPublication(ctx); ctx.Err() == nil {
+			cancel(err)
+		}
+	}()
 	err = s.run(ctx)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause // why the connection was closed, not that it was
+	}
 	cancel(err)
 	start.close()
 	appendErr := <-done
+	<-watched
 	b.discard()
 	if appendErr != nil && !errors.Is(appendErr, context.Canceled) {
 		err = appendErr
@@ -167,10 +199,17 @@ func (f *Feed) follow(ctx context.Context) error {
 	return err
 }
 
+// testify says that the witness could not be written. The feed goes on: what is lost is a safeguard.
+func (f *Feed) testify(err error) {
+	if err != nil {
+		f.cfg.Logger.Warn("the witness is out of date: a restored database may go unnoticed", "error", err)
+	}
+}
+
 // createSpill makes a file for a transaction that is too large for memory.
 func (f *Feed) createSpill() (route.File, error) {
 	if err := f.cfg.Failpoint(BeforeSpill); err != nil {
 		return nil, err
 	}
-	return route.TempFile(f.cfg.SpillDir)
+	return f.cfg.Metrics.countSpill(route.TempFile(f.cfg.SpillDir))
 }

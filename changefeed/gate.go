@@ -5,13 +5,16 @@ import (
 	"fmt"
 )
 
+// widenSQL makes the full transaction id of a decoded one's 32 bits (x.id): the one nearest to the snapshot's
+// xmax, in either direction. The snapshot's own upper bits would be wrong around a wraparound (A14).
+const widenSQL = `(xmax + ((x.id - (xmax & 4294967295) + 6442450944) & 4294967295) - 2147483648)`
+
 // gateSQL numbers the first transaction of the list that a new snapshot can't see yet, 0 if it sees all.
-// The 32 bits of a decoded xid are widened around the snapshot's xmax, in either direction (A14).
 const gateSQL = `
 with s as (select pg_current_snapshot() as snap),
      m as (select snap, pg_snapshot_xmax(snap)::text::bigint as xmax from s)
 select coalesce(min(x.n) filter (where not pg_visible_in_snapshot(
-         (xmax + ((x.id - (xmax & 4294967295) + 6442450944) & 4294967295) - 2147483648)::text::xid8, snap)), 0)
+         ` + widenSQL + `::text::xid8, snap)), 0)
   from m, unnest($1::bigint[]) with ordinality x(id, n)`
 
 // visible returns how many of the leading transactions new snapshots on the primary can see (I6). A

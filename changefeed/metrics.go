@@ -2,6 +2,8 @@ package changefeed
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nudgesync/nudge/changefeed/route"
 )
 
 // Metrics are the feed's; main registers them.
@@ -17,6 +19,11 @@ type Metrics struct {
 	batchSize    prometheus.Histogram
 	unstored     prometheus.Gauge
 	position     prometheus.Gauge
+	origins      *prometheus.CounterVec
+	spilled      prometheus.Counter
+	spillFiles   prometheus.Counter
+	spillBytes   prometheus.Counter
+	spillDisk    prometheus.Gauge
 }
 
 // NewMetrics registers the feed's metrics.
@@ -33,7 +40,46 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		batchSize:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "nudge_feed_batch_changes", Help: "Changes per append.", Buckets: prometheus.ExponentialBuckets(1, 4, 10)}),
 		unstored:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_unstored_bytes", Help: "WAL that the server has sent or mentioned and that is not stored yet."}),
 		position:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_position_bytes", Help: "LSN up to which the log is complete."}),
+		origins:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nudge_feed_origins_ignored_total", Help: "Origin messages that were not believed, by reason: malformed, unsigned, forged."}, []string{"reason"}),
+		spilled:      prometheus.NewCounter(prometheus.CounterOpts{Name: "nudge_feed_spilled_transactions_total", Help: "Transactions appended from disk, being too large for memory."}),
+		spillFiles:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nudge_feed_spill_files_total", Help: "Files made for transactions too large for memory."}),
+		spillBytes:   prometheus.NewCounter(prometheus.CounterOpts{Name: "nudge_feed_spill_written_bytes_total", Help: "Bytes written to such files."}),
+		spillDisk:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_spill_disk_bytes", Help: "Bytes in such files now."}),
 	}
-	r.MustRegister(m.leader, m.failures, m.transactions, m.changes, m.malformed, m.epochs, m.gateWaits, m.appendTime, m.batchSize, m.unstored, m.position)
+	for _, reason := range []string{originMalformed, originUnsigned, originForged} {
+		m.origins.WithLabelValues(reason)
+	}
+	r.MustRegister(m.leader, m.failures, m.transactions, m.changes, m.malformed, m.epochs, m.gateWaits, m.appendTime, m.batchSize, m.unstored, m.position,
+		m.origins, m.spilled, m.spillFiles, m.spillBytes, m.spillDisk)
 	return m
+}
+
+// countSpill counts a new file and, from then on, what is written to it.
+func (m *Metrics) countSpill(f route.File, err error) (route.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	m.spillFiles.Inc()
+	return &countedFile{File: f, metrics: m}, nil
+}
+
+// countedFile is used by one goroutine at a time.
+type countedFile struct {
+	route.File
+	metrics *Metrics
+	size    float64
+}
+
+func (f *countedFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	f.size += float64(n)
+	f.metrics.spillBytes.Add(float64(n))
+	f.metrics.spillDisk.Add(float64(n))
+	return n, err
+}
+
+func (f *countedFile) Close() error {
+	f.metrics.spillDisk.Sub(f.size)
+	f.size = 0
+	return f.File.Close()
 }

@@ -96,6 +96,12 @@ func (r *rig) routing(specs map[string]route.Spec) *route.Config {
 // start runs a feed until the test ends or stop is called. edit may change its configuration first.
 func (r *rig) start(edit func(*changefeed.Config)) (stop func()) {
 	r.t.Helper()
+	_, stop = r.run(edit)
+	return stop
+}
+
+func (r *rig) run(edit func(*changefeed.Config)) (feed *changefeed.Feed, stop func()) {
+	r.t.Helper()
 	cfg := changefeed.Config{
 		DSN: r.dsn, Source: r.db, Log: r.log, Slot: r.slot, Publication: "nudge", Name: "test", Logger: logger(),
 		Metrics: changefeed.NewMetrics(prometheus.NewRegistry()), Publish: func(context.Context, change.Frame) {},
@@ -117,7 +123,7 @@ func (r *rig) start(edit func(*changefeed.Config)) (stop func()) {
 	})
 	stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
 	r.t.Cleanup(stop)
-	return stop
+	return feed, stop
 }
 
 // state waits for the log's state to be as asked.
@@ -221,7 +227,7 @@ func (r *rig) check() {
 
 // logTo is a logger that hands each line to fn.
 func logTo(fn func(line string)) *slog.Logger {
-	return slog.New(slog.NewTextHandler(writerFunc(func(b []byte) { fn(string(b)) }), nil))
+	return slog.New(slog.NewTextHandler(writerFunc(func(b []byte) { fn(string(b)) }), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 type writerFunc func([]byte)

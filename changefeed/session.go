@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -22,12 +20,8 @@ import (
 	"github.com/nudgesync/nudge/changefeed/value"
 )
 
-const (
-	// tick is how often the session looks up from reading.
-	tick = 200 * time.Millisecond
-	// maxOrigin is the longest device id that is believed.
-	maxOrigin = 128
-)
+// tick is how often the session looks up from reading.
+const tick = 200 * time.Millisecond
 
 // session owns the replication connection: it reads, decodes, routes, and reports what is durable.
 type session struct {
@@ -246,13 +240,7 @@ func (s *session) row(m *pgoutput.Message) {
 func (s *session) logical(prefix string, content []byte) {
 	switch prefix {
 	case originPrefix:
-		device := string(content) // a copy: content aliases the read buffer (P27)
-		// A NUL is valid UTF-8, and no text of Postgres can hold it: the append would fail for ever.
-		if device == "" || len(device) > maxOrigin || !utf8.ValidString(device) || strings.ContainsRune(device, 0) || device == s.origin {
-			return
-		}
-		s.origin = device
-		s.origins++
+		s.named(content)
 	case changelog.HeartbeatPrefix:
 		s.force = true
 	case configPrefix:

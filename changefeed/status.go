@@ -44,6 +44,9 @@ func (s *session) report(now time.Time) error {
 		return err
 	}
 	durable := change.LSN(s.durable.Load())
+	if err := ackable(durable, s.reported, s.serverEnd); err != nil {
+		return err
+	}
 	b := make([]byte, 0, 34)
 	b = append(b, 'r')
 	for range 3 {
@@ -60,6 +63,15 @@ func (s *session) report(now time.Time) error {
 	}
 	s.statusAt, s.reported = now, durable
 	return s.feed.cfg.Failpoint(AfterAck)
+}
+
+// ackable refuses to confirm what the server has neither sent nor mentioned, and to take a confirmation back.
+// The server takes the first for granted, and later commits vanish (P3).
+func ackable(durable, reported, serverEnd change.LSN) error {
+	if durable > serverEnd || durable < reported {
+		return fmt.Errorf("refusing to confirm %s: %s was confirmed before, and the server is at %s", durable, reported, serverEnd)
+	}
+	return nil
 }
 
 var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)

@@ -41,6 +41,8 @@ create table nudge.feed (
     config_hash    bigint      not null,   -- of the routing configuration in force
     config         jsonb       not null,
     relations      jsonb       not null default '{}',  -- table -> signature of its columns as last streamed
+    publication    jsonb,                  -- what the feed streams, by catalog identity (P13)
+    doubt          text,                   -- why the next connect has to begin a new epoch; appends are refused meanwhile
     -- Snapshots are served once no transaction with a lower id is in progress (A4); null: none are.
     snapshot_fence bigint,
     leader         text,
@@ -100,7 +102,8 @@ end $$;
 -- +goose StatementEnd
 
 -- For the app's own writes: names the device that writes, so that it is not nudged for them. It
--- belongs in the writing transaction. Anyone may call it: it silences a nudge, never a change (P23).
+-- belongs in the writing transaction. Anyone may call it: it silences a nudge, never a change (P23). Where
+-- source.origin_secret is set, it takes the device with its signature behind a colon.
 -- +goose StatementBegin
 create function nudge.origin(device text) returns void
     language sql volatile set search_path = pg_catalog, pg_temp as $$

@@ -119,6 +119,12 @@ func TestServeRefuses(t *testing.T) {
 			t.Errorf("detach: %+v", r)
 		}
 	})
+	t.Run("a directory for large transactions that is not there", func(t *testing.T) {
+		s := newSite(t, pgtest.Database(t))
+		s.attach(t)
+		s.env = append(s.env, "NUDGE_LIMITS_SPILL_DIR="+filepath.Join(t.TempDir(), "none"))
+		s.refused(t, exitFailed, "spill_dir", "limits.spill_dir")
+	})
 	t.Run("wal_level", func(t *testing.T) {
 		pg, err := devpg.Start(t.Context(), devpg.Options{Settings: map[string]string{"wal_level": "replica"}})
 		if err != nil {

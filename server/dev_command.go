@@ -44,9 +44,9 @@ type devCommand struct {
 	ephemeral bool
 	listen    string
 	admin     string
+	psql      string // the program
 
 	// Set as it starts.
-	psql    string // the program
 	source  string // the DSN in use
 	keyFile string
 }
@@ -82,6 +82,7 @@ unless --listen says so; whoever reaches the page can sign in as any of the demo
 	cmd.Flags().BoolVar(&d.ephemeral, "ephemeral", false, "keep nothing: a private database in a temporary directory")
 	cmd.Flags().StringVar(&d.listen, "listen", def.Public, "page and API; by default the next free port from here")
 	cmd.Flags().StringVar(&d.admin, "admin", def.Admin, "metrics and operators; by default the next free port from here")
+	cmd.Flags().StringVar(&d.psql, "psql", "psql", "the program in the line that changes a row")
 	return cmd
 }
 
@@ -95,7 +96,7 @@ func (d *devCommand) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	d.source, d.psql = d.dsn, "psql"
+	d.source = d.dsn
 	if d.dsn == "" {
 		pg, startErr := d.startPostgres(ctx)
 		if startErr != nil {

@@ -102,7 +102,7 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 	base := context.WithoutCancel(ctx)
 	failed := make(chan error, 8)
 	feed := start(base, failed, n.feed.Run)
-	reading := start(base, failed, n.runTail, n.runBus, n.retain, n.runAuth)
+	reading := start(base, failed, n.runTail, n.runBus, n.runAuth, newRetention(n.journal, cfg.Log.Retention, log, n.metrics).run)
 	serving := start(base, failed, n.api.Run)
 
 	publicServer := api.NewServer(withPage(n.api.Public(), opt.Page), cfg.Listen.Public, log)
@@ -210,10 +210,14 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if err != nil {
 		return nil, err
 	}
+	if err := probeSpill(cfg.Limits.SpillDir); err != nil {
+		return nil, err
+	}
 	n.feed, err = changefeed.New(changefeed.Config{
 		DSN: string(cfg.Source.DSN), Source: n.db.source, Log: n.journal, Routing: n.routing,
 		Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Name: nodeName(), Logger: log,
-		Metrics: changefeed.NewMetrics(n.metrics), SegmentAge: segmentAge(cfg.Log.Retention),
+		SpillBytes: int(cfg.Limits.SpillBytes), SpillDir: cfg.Limits.SpillDir, OriginSecret: []byte(cfg.Source.OriginSecret),
+		Metrics: changefeed.NewMetrics(n.metrics), SegmentAge: segmentAge(cfg.Log.Retention), Witness: cfg.Log.Witness,
 		Publish: func(ctx context.Context, f change.Frame) {
 			if err := n.bus.Publish(ctx, f); err != nil {
 				log.Warn("a frame was not published; nodes read it from the log", "error", err)
@@ -221,6 +225,18 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		},
 	})
 	return n, err
+}
+
+// probeSpill makes a file where large transactions go, so that the first of them is not who finds out.
+func probeSpill(dir string) error {
+	f, err := route.TempFile(dir)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return fail("spill_dir", err, "make a file in limits.spill_dir", "name a directory on a disk that this user may write to")
+	}
+	return nil
 }
 
 // journal is the change log as the tail knows it.
@@ -286,34 +302,14 @@ func again(ctx context.Context, log *slog.Logger, part string, run func(context.
 	}
 }
 
-// retain drops what is older than the log's retention, every minute.
-func (n *node) retain(ctx context.Context) error {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-tick.C:
-			dropped, err := n.journal.Retain(ctx, now.Add(-n.cfg.Log.Retention))
-			if err != nil && ctx.Err() == nil {
-				n.log.Warn("old changes were not dropped; trying again in a minute", "error", err)
-			}
-			if dropped > 0 {
-				n.log.Info("dropped old changes", "segments", dropped)
-			}
-		}
-	}
-}
-
 // ready names what the node waits for.
 func (n *node) ready() error {
 	head, ok := n.tail.Head()
 	switch {
 	case !ok:
-		return errNotWarm
+		return errors.Join(errNotWarm, n.feed.Waiting())
 	case head.Config != n.routing.Hash():
-		return errOldConfig
+		return errors.Join(errOldConfig, n.feed.Waiting())
 	case !n.revocations.Ready():
 		return errNoRevocations
 	}

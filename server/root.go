@@ -93,6 +93,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newCheckCommand(a),
 		newMigrateCommand(a),
 		newTailCommand(a),
+		newEpochCommand(a),
 		newTokenCommand(a),
 		newRevokeCommand(a),
 		newVersionCommand(a),

@@ -58,14 +58,3 @@ func TestMergeRowAsMaps(t *testing.T) {
 		}
 	})
 }
-
-func FuzzMergeRow(f *testing.F) {
-	f.Add([]byte(`{"a":1}`), []byte(`{"a":"\"","b":[{}]}`))
-	f.Add([]byte(`{"`), []byte(`{"a":}`))
-	f.Fuzz(func(t *testing.T, base, patch []byte) {
-		got := change.MergeRow(base, patch)
-		if json.Valid(base) && json.Valid(patch) && !json.Valid(got) {
-			t.Errorf("MergeRow(%q, %q) = %q", base, patch, got)
-		}
-	})
-}

@@ -46,6 +46,9 @@ func (e Epoch) Next() Epoch {
 	return Epoch((uint64(e)>>32+1)<<32 | uint64(binary.BigEndian.Uint32(b[:])))
 }
 
+// Count is the counter alone.
+func (e Epoch) Count() uint32 { return uint32(e >> 32) }
+
 // String shows counter and random bits: "3-9f0c11aa".
 func (e Epoch) String() string {
 	return fmt.Sprintf("%d-%08x", uint64(e)>>32, uint32(e))

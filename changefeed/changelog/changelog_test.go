@@ -169,6 +169,31 @@ func TestRetentionMovesTheHorizon(t *testing.T) {
 	}
 }
 
+// The log reaches back to where its oldest segment was opened, until that is dropped.
+func TestHorizonAge(t *testing.T) {
+	l, pool := open(t)
+	if _, err := l.HorizonAge(t.Context()); !errors.Is(err, changelog.ErrNoEpoch) {
+		t.Errorf("before the first epoch: %v", err)
+	}
+	w, e := begin(t, l)
+	appendTo(t, w, 115, changes(e, 110, "user:7", 2)...)
+	if _, err := pool.Exec(t.Context(), `update nudge.segments set created_at = created_at - interval '3 days'`); err != nil {
+		t.Fatal(err)
+	}
+	if rolled, err := w.Roll(t.Context(), time.Now().Add(2*time.Hour)); !rolled || err != nil {
+		t.Fatalf("rolled %v, %v", rolled, err)
+	}
+	if age, err := l.HorizonAge(t.Context()); age < 72*time.Hour || err != nil {
+		t.Errorf("%v, %v", age, err)
+	}
+	if n, err := l.Retain(t.Context(), time.Now().Add(time.Hour)); n != 1 || err != nil {
+		t.Fatalf("dropped %d, %v", n, err)
+	}
+	if age, err := l.HorizonAge(t.Context()); age > 24*time.Hour || err != nil {
+		t.Errorf("after the drop: %v, %v", age, err)
+	}
+}
+
 // A segment that is opened by somebody else while an append waits for the feed's row: the append must not
 // go to the old one, which may be dropped as soon as it is no longer the newest.
 func TestAppendDuringRollKeepsItsChanges(t *testing.T) {

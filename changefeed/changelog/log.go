@@ -36,7 +36,8 @@ func Open(pool *pgxpool.Pool, slot string) *Log { return &Log{pool: pool, slot: 
 // ErrNoEpoch: the feed has not started its first epoch yet.
 var ErrNoEpoch = errors.New("the change log has no epoch yet")
 
-// ErrFenced: another feed moved the position; the caller has been replaced (I2, P10).
+// ErrFenced: another feed moved the position, or an operator ended the epoch; the caller has been replaced
+// (I2, P10).
 var ErrFenced = errors.New("the change log was moved by another feed")
 
 // ErrGone: the asked-for stretch begins before the horizon, or in another epoch.
@@ -57,6 +58,10 @@ type State struct {
 	ConfigHash uint64
 	Config     []byte            // JSON of the routing configuration in force
 	Relations  map[string]string // table → signature of its columns as last streamed
+	// Publication is JSON: what the feed needs to recognise the publication again (P13).
+	Publication []byte
+	// Doubt, if not "", is why this epoch must end. Nothing is appended to it any more.
+	Doubt string
 	// SnapshotFence: snapshots are safe once no transaction id below it is in progress (A4).
 	SnapshotFence uint64
 	Reason        string // why the epoch began
@@ -73,14 +78,16 @@ func (s *State) Start() change.Position { return change.Position{Epoch: s.Epoch,
 
 const stateSQL = `
 select epoch, position, horizon, system_id, timeline, database, config_hash, config, relations,
-       coalesce(snapshot_fence, 0), epoch_reason, epoch_at, moved_at, coalesce(leader, '')
+       coalesce(snapshot_fence, 0), epoch_reason, epoch_at, moved_at, coalesce(leader, ''),
+       publication, coalesce(doubt, '')
   from nudge.feed where slot = $1`
 
 func scanState(row pgx.Row) (State, error) {
 	var s State
 	var epoch, position, horizon, hash, fence int64
 	err := row.Scan(&epoch, &position, &horizon, &s.SystemID, &s.Timeline, &s.Database, &hash, &s.Config,
-		&s.Relations, &fence, &s.Reason, &s.EpochAt, &s.MovedAt, &s.Leader)
+		&s.Relations, &fence, &s.Reason, &s.EpochAt, &s.MovedAt, &s.Leader,
+		&s.Publication, &s.Doubt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, ErrNoEpoch
 	}
@@ -95,6 +102,15 @@ func scanState(row pgx.Row) (State, error) {
 // Feed reads the feed's row; ErrNoEpoch if there is none.
 func (l *Log) Feed(ctx context.Context) (State, error) {
 	return scanState(l.pool.QueryRow(ctx, stateSQL, l.slot))
+}
+
+// Doubt has the feed begin a new epoch when it connects next, for the reason given, and keeps it from
+// appending until then. It returns the state of the epoch that ends; ErrNoEpoch if there is none.
+func (l *Log) Doubt(ctx context.Context, reason string) (State, error) {
+	if _, err := l.pool.Exec(ctx, `update nudge.feed set doubt = $2 where slot = $1`, l.slot, reason); err != nil {
+		return State{}, fmt.Errorf("doubt the epoch: %w", err)
+	}
+	return l.Feed(ctx)
 }
 
 // State is Feed as an empty frame at the head, for the tail.

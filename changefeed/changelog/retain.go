@@ -24,6 +24,22 @@ func (l *Log) Retain(ctx context.Context, before time.Time) (int, error) {
 	return dropped, nil
 }
 
+// HorizonAge is how far back the log reaches, by the clock of its database: the age of the oldest segment of
+// the present epoch. ErrNoEpoch if there is none yet.
+func (l *Log) HorizonAge(ctx context.Context) (time.Duration, error) {
+	var seconds *float64
+	err := l.pool.QueryRow(ctx, `
+select extract(epoch from clock_timestamp() - min(g.created_at))::float8
+  from nudge.feed f join nudge.segments g on g.epoch = f.epoch where f.slot = $1`, l.slot).Scan(&seconds)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("read the horizon's age: %w", err)
+	case seconds == nil:
+		return 0, ErrNoEpoch
+	}
+	return time.Duration(*seconds * float64(time.Second)), nil
+}
+
 // Trim drops every change that is in the log now: a cursor before the head expires.
 func (l *Log) Trim(ctx context.Context) error {
 	// Two transactions: one that held the feed's row while it waits for the segments' readers would

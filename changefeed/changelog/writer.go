@@ -59,18 +59,19 @@ func (w *Writer) NewEpoch(ctx context.Context, next State) error {
 		}
 		tag, err := tx.Exec(ctx, `
 insert into nudge.feed as f (slot, epoch, position, horizon, segment, system_id, timeline, database, config_hash,
-       config, relations, snapshot_fence, leader, epoch_reason)
-values ($1, $2, $3, $3, 0, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+       config, relations, snapshot_fence, leader, epoch_reason, publication)
+values ($1, $2, $3, $3, 0, $4, $5, $6, $7, $8, $9, $10, $11, $12, $15)
 on conflict (slot) do update
    set (epoch, position, horizon, system_id, timeline, database, config_hash, config, relations,
-        snapshot_fence, leader, epoch_reason, epoch_at, moved_at)
+        snapshot_fence, leader, epoch_reason, epoch_at, moved_at, publication, doubt)
      = (excluded.epoch, excluded.position, excluded.horizon, excluded.system_id, excluded.timeline,
         excluded.database, excluded.config_hash, excluded.config, excluded.relations,
-        excluded.snapshot_fence, excluded.leader, excluded.epoch_reason, now(), now())
+        excluded.snapshot_fence, excluded.leader, excluded.epoch_reason, now(), now(),
+        excluded.publication, null)
  where f.epoch = $13 and f.position = $14`,
 			w.log.slot, int64(next.Epoch), int64(next.Position), next.SystemID, next.Timeline, next.Database,
 			int64(next.ConfigHash), next.Config, relations, int64(next.SnapshotFence), w.name, next.Reason,
-			int64(w.state.Epoch), int64(w.state.Position))
+			int64(w.state.Epoch), int64(w.state.Position), next.Publication)
 		if err != nil {
 			return err
 		}
@@ -82,9 +83,24 @@ on conflict (slot) do update
 	if err != nil {
 		return fmt.Errorf("begin epoch: %w", err)
 	}
-	next.Horizon, next.Leader = next.Position, w.name
+	next.Horizon, next.Leader, next.Doubt = next.Position, w.name, ""
 	w.state = next
 	return w.readSegment(ctx)
+}
+
+// SetPublication stores what the feed streams from here on.
+func (w *Writer) SetPublication(ctx context.Context, publication []byte) error {
+	tag, err := w.log.pool.Exec(ctx, `
+update nudge.feed set publication = $4 where slot = $1 and epoch = $2 and position = $3`,
+		w.log.slot, int64(w.state.Epoch), int64(w.state.Position), publication)
+	if err != nil {
+		return fmt.Errorf("store publication: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return fmt.Errorf("store publication: %w", ErrFenced)
+	}
+	w.state.Publication = publication
+	return nil
 }
 
 // openSegment starts the segment after the newest one, at the state's position. The caller holds the lock
@@ -226,7 +242,7 @@ func (w *Writer) appendSmall(ctx context.Context, b Batch) error {
 	err := w.log.pool.QueryRow(ctx, `
 with `+durable+`, fence as (
   update nudge.feed set position = $4, leader = $5, moved_at = now() from durable
-   where slot = $1 and epoch = $2 and position = $3 returning segment),
+   where slot = $1 and epoch = $2 and position = $3 and doubt is null returning segment),
 rows as (
   insert into nudge.changes (segment, lsn, seq, scope, tbl, op, key, row, origin, reason, committed_at)
   select fence.segment, x.lsn, x.seq, x.scope, x.tbl, x.op::"char", x.key, x.row, x.origin, x.reason, x.at
@@ -260,7 +276,7 @@ with `+durable+`
 update nudge.feed
    set position = $4, leader = $5, moved_at = now(), config_hash = $6, config = $7, relations = $8, snapshot_fence = $9
   from durable
- where slot = $1 and epoch = $2 and position = $3
+ where slot = $1 and epoch = $2 and position = $3 and doubt is null
 returning segment`,
 			w.log.slot, int64(w.state.Epoch), int64(w.state.Position), int64(b.Next), w.name,
 			int64(next.ConfigHash), next.Config, relations, int64(next.SnapshotFence)).Scan(&segment)

@@ -205,9 +205,9 @@ func (d *Decoder) string() string {
 	return s
 }
 
-// postgresEpoch is where Postgres counts microseconds from.
-var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+// postgresEpoch is where Postgres counts from, 2000-01-01, in microseconds since 1970.
+const postgresEpoch = 946_684_800_000_000
 
 func (d *Decoder) time() time.Time {
-	return postgresEpoch.Add(time.Duration(int64(d.lsn())) * time.Microsecond)
+	return time.UnixMicro(postgresEpoch + int64(d.lsn())).UTC()
 }

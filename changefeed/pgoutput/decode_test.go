@@ -98,16 +98,3 @@ func TestP27TruncatedMessages(t *testing.T) {
 		}
 	}
 }
-
-func FuzzDecode(f *testing.F) {
-	for _, data := range samples {
-		f.Add(data)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		var d pgoutput.Decoder
-		m, err := d.Decode(data)
-		if (m == nil) == (err == nil) {
-			t.Fatalf("message %v with error %v", m, err)
-		}
-	})
-}

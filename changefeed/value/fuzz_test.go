@@ -3,8 +3,12 @@ package value
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // fuzzTypes is a small catalog with one of everything that nests.
@@ -85,4 +89,55 @@ func checkConverter(t *testing.T, c Converter, text []byte) {
 	if !json.Valid(got) || !utf8.Valid(got) {
 		t.Fatalf("%q: got %q", before, got)
 	}
+}
+
+// Whatever stands in two composites of an array of them, quoted as record_out and array_out quote, comes back
+// as it was; bounds are of no account.
+func FuzzQuoted(f *testing.F) {
+	f.Add("", "a", false, int16(1))
+	f.Add(`a "b" \c`, "x,y", true, int16(2))
+	f.Add("{NULL}", "NULL", false, int16(-3))
+	f.Add("(1,\")\"", "\x00\n\t é", true, int16(0))
+	f.Fuzz(func(t *testing.T, first, second string, null bool, lower int16) {
+		if !utf8.ValidString(first) || !utf8.ValidString(second) {
+			return // poison: FuzzConverter
+		}
+		one, other := `(-7,`+quoteField(first)+`)`, `(,`+quoteField(second)+`)`
+		text := `{` + quoteElement(one) + `,` + quoteElement(other)
+		if null {
+			text += `,NULL`
+		}
+		text += `}`
+		if lower != 1 {
+			n := int(lower) + 1
+			if null {
+				n++
+			}
+			text = fmt.Sprintf("[%d:%d]=%s", lower, n, text)
+		}
+		out, err := fuzzTypes().Converter(20001, Options{})(nil, []byte(text))
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		var got []map[string]any
+		if err := json.Unmarshal(out, &got); err != nil {
+			t.Fatalf("%q: %s: %v", text, out, err)
+		}
+		want := []map[string]any{{"a": -7.0, `b "q"`: first}, {"a": nil, `b "q"`: second}}
+		if null {
+			want = append(want, nil)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatalf("%q: %s", text, d)
+		}
+	})
+}
+
+// quoteField quotes as record_out does, quoteElement as array_out does.
+func quoteField(s string) string {
+	return `"` + strings.NewReplacer(`"`, `""`, `\`, `\\`).Replace(s) + `"`
+}
+
+func quoteElement(s string) string {
+	return `"` + strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(s) + `"`
 }

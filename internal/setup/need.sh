@@ -51,7 +51,7 @@ need_postgres() {
     as_root mkdir -p /etc/postgresql-common/createcluster.d
     echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/nudge.conf >/dev/null
   fi
-  install Postgres postgresql postgresql@17 || die "no Postgres programs here, and neither apt nor brew: install Postgres 14 or newer, or set NUDGE_PG_BIN to the folder with initdb"
+  install Postgres postgresql postgresql@17 || die "no Postgres programs here, and neither apt nor brew: install Postgres 14 or newer, or Docker, or set NUDGE_PG_BIN to the folder with initdb"
   postgres_bin >/dev/null || die "Postgres was installed, but initdb is nowhere to be found: set NUDGE_PG_BIN"
 }
 

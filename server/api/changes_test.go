@@ -173,6 +173,20 @@ func TestEngineProblems(t *testing.T) {
 	}
 }
 
+// P9: who is told to come again is told what for, as by /readyz.
+func TestP09StartingSaysWhatItWaitsFor(t *testing.T) {
+	waiting := errors.Join(errors.New("memory: cold"), errors.New("slot: waiting for an open transaction of process 7"))
+	w := tcp(t, func(c *api.Config) { c.Ready = func() error { return waiting } })
+	w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) {
+		return nil, wire.NewProblem(wire.Starting, "")
+	}
+	res, body := w.ask("GET", "/v1/changes", "")
+	wantProblem(t, res, body, 503, wire.Starting)
+	if !strings.Contains(body, "memory: cold; slot: waiting for an open transaction of process 7") {
+		t.Errorf("answered: %s", body)
+	}
+}
+
 func TestPanicIsAProblem(t *testing.T) {
 	w := tcp(t)
 	w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) { panic("secret") }

@@ -159,7 +159,7 @@ func (s *session) hello(f *wire.Hello) (more bool) {
 
 // problem is problemOf, logging what only we may know.
 func (s *session) problem(err error) *wire.Problem {
-	p := problemOf(err)
+	p := s.api.explain(problemOf(err))
 	if p.Code == wire.Internal {
 		s.api.log.Error("frame failed", "session", s.id, "error", err)
 	}

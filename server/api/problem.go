@@ -44,12 +44,26 @@ func invalid(detail, hint string) *wire.Problem {
 
 // fail answers with the problem of err, and logs what the client is not told.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) *wire.Problem {
-	p := problemOf(err)
+	p := a.explain(problemOf(err))
 	if p.Code == wire.Internal {
 		a.log.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
 	}
 	writeProblem(w, p)
 	return p
+}
+
+// explain has "starting" say what the node waits for, as /readyz does.
+func (a *API) explain(p *wire.Problem) *wire.Problem {
+	if p.Code != wire.Starting || p.Detail != "" {
+		return p
+	}
+	err := a.cfg.Ready()
+	if err == nil {
+		return p
+	}
+	q := *p
+	q.Detail = strings.Join(reasons(err), "; ")
+	return &q
 }
 
 // writeProblem writes RFC 9457 problem details.

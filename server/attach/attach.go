@@ -96,6 +96,7 @@ const (
 	CodeMigrations        = "check_migrations"
 	CodeSlot              = "check_slot"
 	CodeSlotWALLimit      = "check_slot_wal_limit"
+	CodeStandbySlots      = "check_standby_slots"
 	CodeSynchronousCommit = "check_synchronous_commit"
 )
 

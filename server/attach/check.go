@@ -1,11 +1,13 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -187,7 +189,7 @@ func (st *state) checkReplication(ctx context.Context, dsn string, spec Spec) Fi
 	}
 	if err != nil {
 		f.Message = "no replication connection: " + err.Error()
-		f.Fix = "point source.dsn at Postgres itself, not at a pooler, and let the role in by pg_hba.conf"
+		f.Fix = st.provider.directly() + ", and let the role in by pg_hba.conf"
 		return f
 	}
 	f.OK, f.Message = true, "role "+spec.Feed.Name+" may replicate"
@@ -207,7 +209,7 @@ func (st *state) checkSlot(spec Spec) []Finding {
 		f.Message = fmt.Sprintf("slot %s is somebody else's (plugin %q, database %q)", spec.Slot, s.plugin, s.database)
 		f.Fix = "name another slot in source.slot, or, if nobody reads it: " + drop
 	case s.walStatus == "lost" || s.reason != "":
-		f.Message = "slot " + spec.Slot + " is lost: the server has removed WAL that it needs. `nudge serve` replaces it, and every device starts over"
+		f.Message = "slot " + spec.Slot + " is lost (" + cmp.Or(s.reason, s.walStatus) + "): it can't be read any more. `nudge serve` replaces it, and every device starts over"
 		f.Fix = drop
 	case s.temporary:
 		f.Message = "slot " + spec.Slot + " is temporary: it ends with its session"
@@ -248,6 +250,12 @@ func (st *state) advice(spec Spec) []Finding {
 	if st.settings["max_slot_wal_keep_size"] == "-1" {
 		add(CodeSlotWALLimit, "max_slot_wal_keep_size", "nothing bounds the WAL that a slot holds back: if nudge is away for long, the disk fills up",
 			st.provider.fix("max_slot_wal_keep_size", "10GB", "then select pg_reload_conf();"))
+	}
+	if st.slot != nil && st.slot.failover && len(st.physical) > 0 && st.settings["synchronized_standby_slots"] == "" {
+		standbys := strings.Join(st.physical, ", ")
+		add(CodeStandbySlots, "synchronized_standby_slots", "devices may be told of changes that no standby has yet, which are lost if one is promoted then. "+
+			"Name the slots of those that may be: slot "+spec.Slot+" then waits for them (A2)",
+			st.provider.fix("synchronized_standby_slots", standbys, "then select pg_reload_conf();"))
 	}
 	for _, ts := range spec.Tables {
 		t := st.tables[ts.Name]

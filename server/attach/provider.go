@@ -34,6 +34,22 @@ func (p provider) walLevelFix() string {
 	return settingFix("wal_level", "logical") + " -- then restart Postgres"
 }
 
+// directly says how to reach Postgres itself: poolers pass no replication connections.
+func (p provider) directly() string {
+	const do = "point source.dsn at Postgres itself, not at a pooler (PgBouncer often listens on port 6432)"
+	switch p {
+	case onNeon:
+		return do + ": the host without -pooler"
+	case onSupabase:
+		return do + ": the direct connection, host db.PROJECT.supabase.co, port 5432"
+	case onRDS:
+		return do + ": the instance's endpoint, not RDS Proxy's"
+	case onAzure:
+		return do + ": port 5432, not 6432"
+	}
+	return do
+}
+
 // settingFix changes a server setting.
 func settingFix(name, value string) string {
 	return "alter system set " + name + " = " + literal(value) + ";"

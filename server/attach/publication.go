@@ -81,7 +81,7 @@ func (st *state) planPublished(spec Spec) []Statement {
 			out = append(out, st.publicationStatement(spec, why, "alter publication "+name+" "+verb+" table "+strings.Join(tables, ", ")))
 		}
 	}
-	var missing, filtered, extra []string
+	var missing, filtered, narrow, extra []string
 	wanted := map[string]bool{}
 	for _, ts := range spec.Tables {
 		wanted[ts.Name] = true
@@ -97,8 +97,12 @@ func (st *state) planPublished(spec Spec) []Statement {
 		if m.filtered {
 			filtered = append(filtered, ident(t.Schema, t.Name))
 		}
-		if !published || m.filtered {
-			missing = append(missing, ident(t.Schema, t.Name))
+		list, short := m.listed(ts, t)
+		if short && !m.filtered {
+			narrow = append(narrow, ident(t.Schema, t.Name))
+		}
+		if !published || m.filtered || short {
+			missing = append(missing, ident(t.Schema, t.Name)+list)
 		}
 	}
 	if st.publication != nil {
@@ -111,7 +115,27 @@ func (st *state) planPublished(spec Spec) []Statement {
 		}
 	}
 	add("a row filter turns a change of owner into something else (P17)", "drop", filtered)
+	add("a list of columns must have those that say whose row it is and which one (P17)", "drop", narrow)
 	add("the tables that nudge follows", "add", missing)
 	add("the configuration no longer names them", "drop", extra)
 	return out
+}
+
+// listed is the member's list of columns as it must be, in SQL, "" for none; short if it is not so now.
+func (m *member) listed(ts TableSpec, t *table) (list string, short bool) {
+	needed := identityColumns(ts.Owner, t)
+	full := slices.ContainsFunc(t.nodes, func(n node) bool { return n.identity == 'f' })
+	switch {
+	case m.columns == nil:
+		return "", false
+	case full: // Postgres would refuse the app's updates and deletes
+		return "", true
+	}
+	columns := slices.Clone(m.columns)
+	for _, c := range needed {
+		if !slices.Contains(columns, c) {
+			columns, short = append(columns, c), true
+		}
+	}
+	return " (" + idents(columns) + ")", short
 }

@@ -21,6 +21,7 @@ type state struct {
 	publication    *publication      // nil: none
 	slot           *slot             // nil: none
 	slots, senders int               // in use
+	physical       []string          // slots that standbys stream through
 	roles          map[string]*role  // of spec; absent: no such role
 	schema         bool              // schema nudge exists
 	applied        []int64           // versions of its migrations
@@ -75,13 +76,14 @@ type publication struct {
 
 // member is a published table.
 type member struct {
-	named    bool // by itself; else through its schema or its partitioned table
-	filtered bool // only rows that pass a condition
+	named    bool     // by itself; else through its schema or its partitioned table
+	filtered bool     // only rows that pass a condition
+	columns  []string // if there is a list of them
 }
 
 type slot struct {
-	plugin, database, walStatus, reason string
-	logical, active, temporary          bool
+	plugin, database, walStatus, reason  string
+	logical, active, temporary, failover bool
 }
 
 type role struct {
@@ -113,7 +115,7 @@ func inspect(ctx context.Context, conn *pgx.Conn, spec Spec) (*state, error) {
 
 func (st *state) readServer(ctx context.Context, conn *pgx.Conn, _ Spec) error {
 	rows, _ := conn.Query(ctx, `select name, setting from pg_settings where name = any($1) or name like 'rds.%' or name like 'cloudsql.%'`,
-		[]string{"wal_level", "max_replication_slots", "max_wal_senders", "server_version_num", "synchronous_commit", "wal_writer_delay", "max_slot_wal_keep_size"})
+		[]string{"wal_level", "max_replication_slots", "max_wal_senders", "server_version_num", "synchronous_commit", "wal_writer_delay", "max_slot_wal_keep_size", "synchronized_standby_slots"})
 	var name, value string
 	_, err := pgx.ForEachRow(rows, []any{&name, &value}, func() error {
 		st.settings[name] = value
@@ -126,8 +128,10 @@ func (st *state) readServer(ctx context.Context, conn *pgx.Conn, _ Spec) error {
 	err = conn.QueryRow(ctx, `
 		select current_user, current_database(), (select count(*) from pg_replication_slots), (select count(*) from pg_stat_replication),
 		       (select coalesce(array_agg(rolname::text), '{}') from pg_roles
-		         where rolname in ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'neon_superuser', 'supabase_admin'))`).
-		Scan(&st.user, &st.database, &st.slots, &st.senders, &marks)
+		         where rolname in ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'neon_superuser', 'supabase_admin')),
+		       (select coalesce(array_agg(slot_name::text order by slot_name), '{}') from pg_replication_slots
+		         where slot_type = 'physical' and not temporary)`).
+		Scan(&st.user, &st.database, &st.slots, &st.senders, &marks, &st.physical)
 	st.provider = detect(marks)
 	return err
 }
@@ -257,22 +261,26 @@ func (st *state) readPublication(ctx context.Context, conn *pgx.Conn, spec Spec)
 	if err != nil {
 		return err
 	}
-	// prqual is of Postgres 15.
+	// prqual and prattrs are of Postgres 15.
 	rows, _ := conn.Query(ctx, `
-		select n.nspname || '.' || c.relname, true, to_jsonb(r) ->> 'prqual' is not null
+		select n.nspname || '.' || c.relname, true, to_jsonb(r) ->> 'prqual' is not null,
+		       case when to_jsonb(r) ->> 'prattrs' is not null then
+		            (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+		              where a.attrelid = c.oid and a.attnum = any(string_to_array(translate(to_jsonb(r) ->> 'prattrs', '[],', ''), ' ')::int2[])) end
 		  from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
 		  join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
 		 where p.pubname = $1
 		 union all
-		select t.schemaname || '.' || t.tablename, false, false from pg_publication_tables t
+		select t.schemaname || '.' || t.tablename, false, false, null from pg_publication_tables t
 		 where t.pubname = $1
 		   and not exists (select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
 		                     join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
 		                    where p.pubname = $1 and n.nspname = t.schemaname and c.relname = t.tablename)`, spec.Publication)
 	var name string
 	var m member
-	_, err = pgx.ForEachRow(rows, []any{&name, &m.named, &m.filtered}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &m.named, &m.filtered, &m.columns}, func() error {
 		p.tables[name] = m
+		m.columns = nil // the next row must not share it
 		return nil
 	})
 	st.publication = p
@@ -281,12 +289,12 @@ func (st *state) readPublication(ctx context.Context, conn *pgx.Conn, spec Spec)
 
 func (st *state) readSlot(ctx context.Context, conn *pgx.Conn, spec Spec) error {
 	var s slot
-	// invalidation_reason is of Postgres 17.
+	// invalidation_reason and failover are of Postgres 17.
 	err := conn.QueryRow(ctx, `
 		select coalesce(plugin, ''), coalesce(database, ''), coalesce(wal_status, ''), coalesce(to_jsonb(s) ->> 'invalidation_reason', ''),
-		       slot_type = 'logical', active, temporary
+		       slot_type = 'logical', active, temporary, coalesce((to_jsonb(s) ->> 'failover')::bool, false)
 		  from pg_replication_slots s where slot_name = $1`, spec.Slot).
-		Scan(&s.plugin, &s.database, &s.walStatus, &s.reason, &s.logical, &s.active, &s.temporary)
+		Scan(&s.plugin, &s.database, &s.walStatus, &s.reason, &s.logical, &s.active, &s.temporary, &s.failover)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}

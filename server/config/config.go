@@ -37,9 +37,12 @@ type Database struct {
 	// SnapshotDSN is for reading rows: another role, or a read replica. Empty: as DSN.
 	SnapshotDSN     Secret `yaml:"snapshot_dsn"`
 	SnapshotDSNFile string `yaml:"snapshot_dsn_file"`
-	Slot            string `yaml:"slot"`            // logical replication slot
-	Publication     string `yaml:"publication"`     //
-	MaxConnections  int    `yaml:"max_connections"` // of this node, at any load (I11)
+	// OriginSecret is what the app signs its origin messages with. Empty: unsigned ones are believed.
+	OriginSecret     Secret `yaml:"origin_secret"`
+	OriginSecretFile string `yaml:"origin_secret_file"`
+	Slot             string `yaml:"slot"`            // logical replication slot
+	Publication      string `yaml:"publication"`     //
+	MaxConnections   int    `yaml:"max_connections"` // of this node, at any load (I11)
 }
 
 // Log is the change log.
@@ -47,6 +50,9 @@ type Log struct {
 	DSN       Secret        `yaml:"dsn"` // empty: in the source database, schema nudge
 	DSNFile   string        `yaml:"dsn_file"`
 	Retention time.Duration `yaml:"retention"` // a device away for longer starts over
+	// Witness is a file that remembers how far the log has come, to notice that the database was restored.
+	// Empty: none. No default can know which disk is not restored with the database.
+	Witness string `yaml:"witness"`
 }
 
 // Table says whose the rows of one table are: exactly one of Owner, Parent and Scope.
@@ -139,12 +145,14 @@ type Push struct {
 
 // Limits bounds what one node spends.
 type Limits struct {
-	PageRows      int   `yaml:"page_rows"`      // changes a page has, unless the device asks for less
-	PageBytes     Bytes `yaml:"page_bytes"`     // of a page, near enough
-	TailBytes     Bytes `yaml:"tail_bytes"`     // memory for the newest changes
-	Snapshots     int   `yaml:"snapshots"`      // pages of live rows read at the same time
-	HandshakeRate int   `yaml:"handshake_rate"` // new sockets a second
-	MaxSockets    int   `yaml:"max_sockets"`    // open ones
+	PageRows      int    `yaml:"page_rows"`      // changes a page has, unless the device asks for less
+	PageBytes     Bytes  `yaml:"page_bytes"`     // of a page, near enough
+	TailBytes     Bytes  `yaml:"tail_bytes"`     // memory for the newest changes
+	SpillBytes    Bytes  `yaml:"spill_bytes"`    // memory that one transaction may take before it goes to files
+	SpillDir      string `yaml:"spill_dir"`      // of those files; empty: the system's for temporary ones
+	Snapshots     int    `yaml:"snapshots"`      // pages of live rows read at the same time
+	HandshakeRate int    `yaml:"handshake_rate"` // new sockets a second
+	MaxSockets    int    `yaml:"max_sockets"`    // open ones
 }
 
 // Lane is a tenant class with limits of its own.
@@ -175,7 +183,7 @@ func Default() *Config {
 		Roles:   []string{RoleFeed, RoleServe, RolePush},
 		Push:    Push{Grace: 8 * time.Second},
 		Limits: Limits{
-			PageRows: 500, PageBytes: 1 << 20, TailBytes: 128 << 20,
+			PageRows: 500, PageBytes: 1 << 20, TailBytes: 128 << 20, SpillBytes: 32 << 20,
 			Snapshots: 4, HandshakeRate: 200, MaxSockets: 50_000,
 		},
 		Values: Values{WideNumbers: "number"},

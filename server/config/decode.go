@@ -27,8 +27,10 @@ type decoder struct {
 
 // decode sets what data configures and leaves the rest of cfg as it is.
 func (l *loader) decode(file string, data []byte, cfg *Config) {
-	d := &decoder{loader: l, file: file, lines: strings.Split(string(data), "\n"), anchors: map[string]ast.Node{}}
-	tree, err := parser.ParseBytes(data, 0)
+	// A carriage return alone is a line break too (YAML 1.2, 5.4).
+	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data))
+	d := &decoder{loader: l, file: file, lines: strings.Split(text, "\n"), anchors: map[string]ast.Node{}}
+	tree, err := parser.ParseBytes([]byte(text), 0)
 	if err != nil {
 		d.syntaxError(err)
 		return

@@ -47,6 +47,8 @@ func TestDefects(t *testing.T) {
 		"connection string":           {"log: {dsn: 'postgres://a:b@h:port/x'}", config.Invalid, 5, 7, "log.dsn", "postgres://user", "log: {dsn…"},
 		"no snapshots":                {"log: {}\nlimits: {snapshots: 0}", config.Invalid, 6, 21, "limits.snapshots", "", ""},
 		"too many rows a page":        {"limits: {page_rows: 5001}", config.Invalid, 5, 21, "limits.page_rows", "", ""},
+		"too little to spill from":    {"limits: {spill_bytes: 64KiB}", config.Invalid, 5, 23, "limits.spill_bytes", "", ""},
+		"relative directory":          {"limits: {spill_dir: spill}", config.Invalid, 5, 21, "limits.spill_dir", "working", ""},
 		"role":                        {"roles: [feed, sreve]", config.Invalid, 5, 15, "roles[1]", `did you mean "serve"?`, "roles: [feed, sreve"},
 		"a node without serve yet":    {"roles: [feed, push]", config.Unsupported, 5, 1, "roles", "leave roles out", ""},
 		"a node without feed yet":     {"roles: [serve]", config.Unsupported, 5, 1, "roles", "leave roles out", ""},

@@ -63,6 +63,7 @@ func Load(src Source) (*Config, []Warning, error) {
 	l.flags(src.Flags, cfg)
 	if !l.unusable() {
 		l.readSecrets(cfg)
+		cfg.Log.Witness = l.beside("log.witness", cfg.Log.Witness)
 		l.validate(cfg)
 	}
 	if len(l.errs) > 0 {
@@ -150,6 +151,7 @@ func unreadable(path string, err error) *Error {
 func (l *loader) readSecrets(cfg *Config) {
 	l.secret("source.dsn", &cfg.Source.DSN, &cfg.Source.DSNFile)
 	l.secret("source.snapshot_dsn", &cfg.Source.SnapshotDSN, &cfg.Source.SnapshotDSNFile)
+	l.secret("source.origin_secret", &cfg.Source.OriginSecret, &cfg.Source.OriginSecretFile)
 	l.secret("log.dsn", &cfg.Log.DSN, &cfg.Log.DSNFile)
 	l.secret("bus.redis_url", &cfg.Bus.RedisURL, &cfg.Bus.RedisURLFile)
 	for i := range cfg.Auth.Keys {
@@ -175,9 +177,7 @@ func (l *loader) secret(path string, value *Secret, from *string) {
 		return
 	}
 	at := l.place(key)
-	if at.layer == fromFile && at.file != "" && !filepath.IsAbs(file) {
-		file = filepath.Join(filepath.Dir(at.file), file)
-	}
+	file = l.beside(key, file)
 	*from = ""
 	l.where[path] = at
 	data, err := os.ReadFile(file)
@@ -194,6 +194,15 @@ func (l *loader) secret(path string, value *Secret, from *string) {
 		*value = unknownSecret
 		l.addKey(key, &Error{Code: Invalid, Message: fmt.Sprintf("%s: %s is empty", key, file)})
 	}
+}
+
+// beside completes the relative name of a file that nudge.yaml names: it counts from there.
+func (l *loader) beside(key, file string) string {
+	at := l.place(key)
+	if file != "" && at.layer == fromFile && at.file != "" && !filepath.IsAbs(file) {
+		return filepath.Join(filepath.Dir(at.file), file)
+	}
+	return file
 }
 
 // unknownSecret stands for one whose file could not be read, so that it isn't reported as missing

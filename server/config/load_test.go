@@ -200,3 +200,17 @@ func TestValidateTwice(t *testing.T) {
 		t.Error("a configuration without roles is valid")
 	}
 }
+
+// A file that nudge.yaml names is looked for beside it, as those of secrets are.
+func TestWitnessIsBesideTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "nudge.yaml")
+	put(t, path, "source: {dsn: postgres://h/d}\ntables: {public.t: {owner: u}}\nlog: {witness: state/witness}\n")
+	cfg, _, err := config.Load(config.Source{Path: path})
+	if want := filepath.Join(filepath.Dir(path), "state", "witness"); err != nil || cfg.Log.Witness != want {
+		t.Errorf("%v, %v", cfg, err)
+	}
+	cfg, _, err = config.Load(config.Source{Path: path, Env: []string{"NUDGE_LOG_WITNESS=here"}})
+	if err != nil || cfg.Log.Witness != "here" {
+		t.Errorf("from the environment: %v, %v", cfg, err)
+	}
+}

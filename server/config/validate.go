@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,6 +14,9 @@ import (
 
 	"github.com/nudgesync/nudge/server/auth"
 )
+
+// minOriginSecret is HMAC-SHA256's own size, in bytes (RFC 2104, 3).
+const minOriginSecret = 32
 
 // maxIdentifier is the length of Postgres's names, in bytes.
 const maxIdentifier = 63
@@ -60,6 +64,9 @@ func (l *loader) source(cfg *Config) {
 		l.invalid("source.publication", "", "source.publication has 1 to %d bytes", maxIdentifier)
 	}
 	l.between("source.max_connections", int64(cfg.Source.MaxConnections), 4, 10_000)
+	if s := cfg.Source.OriginSecret; s != "" && s != unknownSecret && len(s) < minOriginSecret {
+		l.invalid("source.origin_secret", "openssl rand -base64 48 makes a good one", "source.origin_secret needs %d bytes or more, this has %d", minOriginSecret, len(s))
+	}
 	if cfg.Log.Retention <= 0 {
 		l.invalid("log.retention", "", "log.retention has to be more than nothing")
 	}
@@ -297,6 +304,10 @@ func (l *loader) limits(c *Limits) {
 	l.between("limits.page_rows", int64(c.PageRows), 1, 5000)
 	l.between("limits.page_bytes", int64(c.PageBytes), 4<<10, 64<<20)
 	l.between("limits.tail_bytes", int64(c.TailBytes), 1<<20, 1<<40)
+	l.between("limits.spill_bytes", int64(c.SpillBytes), 1<<20, 1<<40)
+	if d := c.SpillDir; d != "" && !filepath.IsAbs(d) {
+		l.invalid("limits.spill_dir", "it doesn't count from this file's directory, nor from the working one", "limits.spill_dir %q does not begin with /", d)
+	}
 	l.between("limits.snapshots", int64(c.Snapshots), 1, 1000)
 	l.between("limits.handshake_rate", int64(c.HandshakeRate), 1, 1_000_000)
 	l.between("limits.max_sockets", int64(c.MaxSockets), 1, 10_000_000)

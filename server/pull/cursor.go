@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"strings"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
@@ -92,8 +93,9 @@ func (s *sealer) open(user, text string) (*cursor, error) {
 	if len(text) > 64<<10 {
 		return nil, errMalformed
 	}
-	sealed, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || len(sealed) < chacha20poly1305.NonceSizeX {
+	// One cursor has one text: no stray bits behind its end, no line breaks, which decoding passes over.
+	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || strings.ContainsAny(text, "\r\n") || len(sealed) < chacha20poly1305.NonceSizeX {
 		return nil, errMalformed
 	}
 	b, err := s.aead.Open(nil, sealed[:chacha20poly1305.NonceSizeX], sealed[chacha20poly1305.NonceSizeX:], nil)

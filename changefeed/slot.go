@@ -1,0 +1,142 @@
+package changefeed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+)
+
+// lookEvery is how often a slot's creation that has to wait looks what for.
+const lookEvery = time.Second
+
+// slot is what the server says of our slot.
+type slot struct {
+	exists    bool
+	plugin    string
+	database  string
+	active    bool
+	confirmed change.LSN
+	walStatus string
+	invalid   string // invalidation_reason, from 17 on
+}
+
+// lost says why the slot can't be streamed any more; "" if it can. It reads codes, never error texts (P9).
+func (s *slot) lost() string {
+	switch {
+	case s.invalid == "idle_timeout": // idle_replication_slot_timeout, from 18 on
+		return "the slot was idle for too long"
+	case s.invalid == "wal_removed", s.invalid == "" && s.walStatus == "lost": // max_slot_wal_keep_size
+		return "the slot has lost WAL"
+	case s.invalid != "", s.walStatus == "lost":
+		return "the slot was invalidated"
+	}
+	return ""
+}
+
+func (f *Feed) readSlot(ctx context.Context) (slot, error) {
+	var s slot
+	var confirmed string
+	// invalidation_reason is of Postgres 17.
+	err := f.cfg.Source.QueryRow(ctx, `
+select coalesce(plugin::text, ''), coalesce(database::text, ''), active, coalesce(confirmed_flush_lsn, '0/0')::text,
+       coalesce(wal_status, ''), coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+  from pg_replication_slots s where slot_name = $1`, f.cfg.Slot).
+		Scan(&s.plugin, &s.database, &s.active, &confirmed, &s.walStatus, &s.invalid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("read slot: %w", err)
+	}
+	s.exists = true
+	s.confirmed, err = change.ParseLSN(confirmed)
+	return s, err
+}
+
+// createSlot makes the slot and returns where it begins. The server waits for every transaction that is open
+// now; Waiting names them meanwhile (P9).
+func (f *Feed) createSlot(ctx context.Context, srv server) (change.LSN, error) {
+	conn, err := f.cfg.Source.Acquire(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("create slot: %w", err)
+	}
+	defer conn.Release()
+	sql := `select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')`
+	if srv.failoverSlots() { // standbys that synchronize slots get a copy of it (P6)
+		sql = `select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput', failover => true)`
+	}
+	pid := conn.Conn().PgConn().PID()
+	looking, enough := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.lookWhatFor(looking, pid)
+	}()
+	var at string
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// As long as it takes: who gives up and begins again has new writers to wait for.
+		if _, err := tx.Exec(ctx, `set local lock_timeout = 0; set local statement_timeout = 0`); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sql, f.cfg.Slot).Scan(&at)
+	})
+	enough()
+	<-done
+	f.waiting.Store(nil)
+	if err != nil {
+		return 0, fmt.Errorf("create slot: %w", err)
+	}
+	return change.ParseLSN(at)
+}
+
+// lookWhatFor keeps Waiting's answer: what the backend waits for.
+func (f *Feed) lookWhatFor(ctx context.Context, pid uint32) {
+	since := time.Now()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var pids []int32
+		if err := f.cfg.Source.QueryRow(ctx, `select pg_blocking_pids($1)`, int32(pid)).Scan(&pids); err != nil || len(pids) == 0 {
+			continue // it may wait for something else, such as the disk
+		}
+		if f.waiting.Swap(&waiting{pids: pids, since: since}) == nil {
+			f.cfg.Logger.Warn("the slot can't be made while transactions are open that were open before: waiting for them",
+				"slot", f.cfg.Slot, "pids", pids, "hint", "select pid, xact_start, query from pg_stat_activity where pid in (…); 0 is a prepared transaction")
+		}
+	}
+}
+
+// waiting is what the slot's creation waits for.
+type waiting struct {
+	pids  []int32
+	since time.Time
+}
+
+// Waiting names what has to end before the feed can begin, and for how long it has waited; nil if there is
+// nothing. It is safe for concurrent use.
+func (f *Feed) Waiting() error {
+	w := f.waiting.Load()
+	if w == nil {
+		return nil
+	}
+	names := make([]string, len(w.pids))
+	for i, pid := range w.pids {
+		names[i] = "of process " + strconv.Itoa(int(pid))
+		if pid == 0 {
+			names[i] = "that is prepared" // pg_blocking_pids has no other name for it
+		}
+	}
+	return fmt.Errorf("slot: waiting for an open transaction %s, for %s now", strings.Join(names, " and "), time.Since(w.since).Round(time.Second))
+}
