@@ -58,6 +58,20 @@ create table nudge.keys (
     created_at timestamptz not null default now()
 );
 
+-- Who is no longer let in, before their tokens end by themselves: a user, a device of a user, or one token
+-- by its jti; what does not apply is ''. Nodes ask for the numbers above the last one they read, so numbers
+-- have to appear in order: whoever writes takes a lock on the table first.
+create table nudge.revocations (
+    seq     bigint      generated always as identity primary key,
+    user_id text        not null,
+    device  text        not null,
+    jti     text        not null,
+    at      timestamptz not null,   -- tokens of a user or device that were issued later are good
+    until   timestamptz,            -- it holds until then; null: for good
+    unique (user_id, device, jti),
+    check ((user_id = '') <> (jti = '') and (device = '' or jti = ''))
+);
+
 -- Partitions need the owner of the parent. The feed's role is not that: it may call these two.
 -- +goose StatementBegin
 create function nudge.segment_open(n integer, epoch_ bigint, from_ bigint) returns void
@@ -107,6 +121,7 @@ grant execute on function nudge.origin(text) to public;
 drop function nudge.origin(text);
 drop function nudge.segment_drop(integer);
 drop function nudge.segment_open(integer, bigint, bigint);
+drop table nudge.revocations;
 drop table nudge.keys;
 drop table nudge.feed;
 drop table nudge.segments;

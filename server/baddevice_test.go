@@ -23,10 +23,11 @@ import (
 type running struct {
 	t      *testing.T
 	url    string
+	admin  string // URL of the admin listener
 	client *http.Client
 }
 
-var servesOn = regexp.MustCompile(`serves on (\S+),`)
+var servesOn = regexp.MustCompile(`serves on (\S+), operators on (\S+)`)
 
 // serve runs the program until the test ends; it has to end well.
 func (s *site) serve(t *testing.T) *running {
@@ -59,7 +60,8 @@ func (s *site) serve(t *testing.T) *running {
 	case <-time.After(time.Minute):
 		t.Fatalf("serve does not get ready: %s", stderr)
 	}
-	return &running{t, "http://" + servesOn.FindStringSubmatch(stdout.String())[1], &http.Client{Transport: transport}}
+	at := servesOn.FindStringSubmatch(stdout.String())
+	return &running{t, "http://" + at[1], "http://" + at[2], &http.Client{Transport: transport}}
 }
 
 // token is a good one of a user; changes make it a bad one.

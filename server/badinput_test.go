@@ -41,6 +41,17 @@ func newSite(t *testing.T, admin string, replace ...string) *site {
 	}
 }
 
+// withUser is a DSN for another role.
+func withUser(t *testing.T, dsn, name, password string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(name, password)
+	return u.String()
+}
+
 func (s *site) nudge(t *testing.T, args ...string) result {
 	t.Helper()
 	return nudge(t, s.env, append(args, "--config", s.yaml)...)
@@ -100,12 +111,7 @@ func TestServeRefuses(t *testing.T) {
 	})
 	t.Run("no right to replicate", func(t *testing.T) {
 		s := newSite(t, pgtest.Database(t))
-		u, err := url.Parse(s.admin)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.User = url.UserPassword("bad_input_feed", "hunter2")
-		s.env = append(s.env, "NUDGE_SOURCE_DSN="+u.String())
+		s.env = append(s.env, "NUDGE_SOURCE_DSN="+withUser(t, s.admin, "bad_input_feed", "hunter2"))
 		s.attach(t)
 		execute(t, s.admin, "alter role bad_input_feed noreplication")
 		s.mends(t, s.refused(t, exitFailed, "check_replication_role", "bad_input_feed"))

@@ -250,7 +250,7 @@ func (d *devCommand) nodeConfig() (*config.Config, error) {
 
 // serve runs the node with the demo's page until ctx ends.
 func (d *devCommand) serve(ctx context.Context, cfg *config.Config) error {
-	verifier, err := newVerifier(cfg)
+	verifier, err := newVerifier(cfg, nil, nil)
 	if err != nil {
 		return err
 	}

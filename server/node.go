@@ -25,6 +25,7 @@ import (
 	"github.com/nudgesync/nudge/notify/bus"
 	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/api"
+	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/config"
 	"github.com/nudgesync/nudge/server/pull"
 )
@@ -41,6 +42,8 @@ type serveOptions struct {
 var (
 	errNotWarm   = errors.New("memory: warming up from the change log")
 	errOldConfig = errors.New("configuration: the change log is still written under another one")
+
+	errNoRevocations = errors.New("revocations: they can't be read")
 )
 
 // How long the parts of a clean stop may take.
@@ -62,6 +65,10 @@ type node struct {
 	hub     *hub.Hub
 	api     *api.API
 	metrics *prometheus.Registry
+
+	verifier    *auth.Verifier
+	remote      *auth.Remote // nil without auth.jwks_url
+	revocations *auth.Revocations
 
 	subscribed chan struct{} // closed once frames come
 }
@@ -95,7 +102,7 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 	base := context.WithoutCancel(ctx)
 	failed := make(chan error, 8)
 	feed := start(base, failed, n.feed.Run)
-	reading := start(base, failed, n.runTail, n.runBus, newRetention(n.journal, cfg.Log.Retention, log, n.metrics).run)
+	reading := start(base, failed, n.runTail, n.runBus, n.runAuth, newRetention(n.journal, cfg.Log.Retention, log, n.metrics).run)
 	serving := start(base, failed, n.api.Run)
 
 	publicServer := api.NewServer(withPage(n.api.Public(), opt.Page), cfg.Listen.Public, log)
@@ -144,10 +151,6 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, err error) {
 	n := &node{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), subscribed: make(chan struct{})}
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	verifier, err := newVerifier(cfg)
-	if err != nil {
-		return nil, err
-	}
 	if n.db, err = openDatabases(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -156,6 +159,9 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 			n.db.close()
 		}
 	}()
+	if err := n.authenticate(); err != nil {
+		return nil, err
+	}
 	if err := checkSource(ctx, cfg, log); err != nil {
 		return nil, err
 	}
@@ -196,8 +202,8 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		return nil, err
 	}
 	n.api, err = api.New(api.Config{
-		Engine: engine, Verifier: verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, Log: log,
-		Ready: n.ready, Trim: n.trim, Metrics: apiMetrics,
+		Engine: engine, Verifier: n.verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, Log: log,
+		Ready: n.ready, Trim: n.trim, Revoke: n.revoke, Metrics: apiMetrics,
 		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
 		Limits: api.Limits{
 			HandshakeRate: cfg.Limits.HandshakeRate, MaxSockets: cfg.Limits.MaxSockets,
@@ -307,8 +313,10 @@ func (n *node) ready() error {
 		return errors.Join(errNotWarm, n.feed.Waiting())
 	case head.Config != n.routing.Hash():
 		return errors.Join(errOldConfig, n.feed.Waiting())
+	case !n.revocations.Ready():
+		return errNoRevocations
 	}
-	return nil
+	return n.verifier.Ready()
 }
 
 // trim drops what is in the log now, and this node's memory of it.

@@ -95,6 +95,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newTailCommand(a),
 		newEpochCommand(a),
 		newTokenCommand(a),
+		newRevokeCommand(a),
 		newVersionCommand(a),
 	)
 	asUsageErrors(root)

@@ -19,7 +19,7 @@ func verified(t *testing.T, a config.Auth, r result) auth.Identity {
 	if r.status != exitOK || r.stderr != "" {
 		t.Fatalf("%+v", r)
 	}
-	v, err := newVerifier(&config.Config{Auth: a})
+	v, err := newVerifier(&config.Config{Auth: a}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestVerifierNeedsAKey(t *testing.T) {
 	for name, keys := range map[string][]config.AuthKey{
 		"none": nil, "short": {{Algorithm: auth.HS256, Secret: "x"}}, "no algorithm": {{Secret: signingKey}},
 	} {
-		if _, err := newVerifier(&config.Config{Auth: config.Auth{Keys: keys}}); statusOf(err) != exitUsage {
+		if _, err := newVerifier(&config.Config{Auth: config.Auth{Keys: keys}}, nil, nil); statusOf(err) != exitUsage {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -21,6 +21,9 @@ func (a *API) Admin() http.Handler {
 	if a.cfg.Trim != nil {
 		mux.Handle("/v1/admin/log/trim", methods{http.MethodPost: a.trim})
 	}
+	if a.cfg.Revoke != nil {
+		mux.Handle("/v1/admin/revocations", methods{http.MethodPost: a.revoke})
+	}
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

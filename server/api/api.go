@@ -36,6 +36,9 @@ type Engine interface {
 // Verifier says whom a token speaks for. Its errors are a *wire.Problem or the context's.
 type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.Identity, error)
+	// Check says whether somebody whom Verify let in, on the device that they named, may stay. It does
+	// not block. When its answer changes for somebody, other than by time, Recheck has to be called.
+	Check(id auth.Identity) error
 }
 
 // Hub knows which sessions hear of which scopes. A session registered before Compare reads the head
@@ -62,6 +65,9 @@ type Config struct {
 	Ready func() error
 	// Trim drops what the log no longer needs to keep; nil if this node has no log to trim.
 	Trim func(ctx context.Context) error
+	// Revoke writes a revocation and returns it as written; nil if this node can write none. Its error
+	// is Revocation.Validate's, or the database's.
+	Revoke func(ctx context.Context, r auth.Revocation) (auth.Revocation, error)
 	// MetricsHandler serves /metrics on the admin listener; nil for none.
 	MetricsHandler http.Handler
 

@@ -136,10 +136,20 @@ func (a *API) identify(r *http.Request) (auth.Identity, string, error) {
 		return auth.Identity{}, "", err
 	}
 	device := r.Header.Get(wire.HeaderDevice)
-	if err := checkDevice(id, device); err != nil {
+	if id, err = a.admit(id, device); err != nil {
 		return auth.Identity{}, "", err
 	}
 	return id, device, nil
+}
+
+// admit holds a verified identity against the device that it comes from, and names that in it: a device
+// may be revoked although tokens name none.
+func (a *API) admit(id auth.Identity, device string) (auth.Identity, error) {
+	if err := checkDevice(id, device); err != nil {
+		return auth.Identity{}, err
+	}
+	id.Device = device
+	return id, a.cfg.Verifier.Check(id)
 }
 
 // verify is the verifier's answer, or a problem that names token or user.

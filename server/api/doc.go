@@ -39,6 +39,9 @@
 //   - A device is not nudged for its own change, unless it has not pulled it within 2 s.
 //   - token: another user or device, or a bad token 4501; expired 4001; revoked 4502; not verifiable
 //     now error{token_unverifiable}, and the session goes on until the old token's end.
+//   - Revoked while the session lives: 4502, within a second. The token's key went out of force: 1013; the
+//     next hello hears what the token is worth. While the node can't know who is revoked, pull gets
+//     error{id, token_unverifiable}.
 //   - A frame with unknown type, or that is not the JSON it should be: error{request_invalid}.
 //     Unknown members are ignored.
 //   - A binary frame closes with 1003, text that is not UTF-8 with 1007, a frame above 16 KiB with

@@ -109,14 +109,16 @@ func (s *session) hello(f *wire.Hello) (more bool) {
 	defer cancel()
 	id, err := s.api.verify(ctx, token)
 	if err == nil {
-		err = checkDevice(id, f.Device)
+		id, err = s.api.admit(id, f.Device)
 	}
 	if err != nil {
 		s.shutProblem(s.problem(err))
 		return false
 	}
 	s.user, s.device = id.User, f.Device
-	s.adopt(id)
+	if !s.adopt(id) {
+		return false
+	}
 	s.api.greet(s)
 	s.unregister = s.api.cfg.Hub.Register(pull.Scopes(s.user), s)
 
@@ -180,17 +182,43 @@ func (s *session) shutProblem(p *wire.Problem) {
 	s.shut(code, string(p.Code))
 }
 
-// adopt makes the session live as long as the token does.
-func (s *session) adopt(id auth.Identity) {
+// adopt makes the session live as long as the token does, and reports whether it goes on: what Recheck
+// could not find before is asked once more here.
+func (s *session) adopt(id auth.Identity) (more bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.expires, s.warned, s.expiring = id.Expires, false, false
+	s.who, s.warned, s.expiring = id, false, false
+	s.mu.Unlock()
+	return s.recheck()
+}
+
+// recheck ends the session if who it is has lost the right to it, and reports whether it goes on.
+func (s *session) recheck() (more bool) {
+	if err := s.check(); err != nil {
+		s.shutProblem(s.problem(err))
+		return false
+	}
+	return true
+}
+
+// check is the problem of a session whose token is no longer good.
+func (s *session) check() error {
+	s.mu.Lock()
+	who := s.who
+	s.mu.Unlock()
+	if who.User == "" { // before hello
+		return nil
+	}
+	return s.api.cfg.Verifier.Check(who)
 }
 
 // pull serves a page. The reader serves one at a time, so a device never has two under way.
 func (s *session) pull(f *wire.Pull) (more bool) {
-	if s.expired(time.Now()) {
-		s.shut(wire.CloseTokenExpired, string(wire.TokenExpired))
+	if err := s.check(); err != nil {
+		p := s.problem(err)
+		if p.Status >= http.StatusInternalServerError { // ours: the session may get over it
+			return s.refuse(&f.ID, p)
+		}
+		s.shutProblem(p)
 		return false
 	}
 	began := time.Now()
@@ -223,7 +251,9 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	if err == nil && ans.NothingNew && wait > 0 {
 		// The reader waits, so the client's other frames wait too: a moment, not a long poll.
 		s.await(ctx, ans.Upto, wait)
-		ans, err = s.api.cfg.Engine.Pull(ctx, req)
+		if err = s.check(); err == nil { // much can happen in a wait
+			ans, err = s.api.cfg.Engine.Pull(ctx, req)
+		}
 	}
 	upto := change.Position{}
 	if err == nil {
@@ -274,7 +304,7 @@ func (s *session) renew(f *wire.Token) (more bool) {
 	defer cancel()
 	id, err := s.api.verify(ctx, f.Token)
 	if err == nil {
-		err = checkDevice(id, s.device)
+		id, err = s.api.admit(id, s.device)
 	}
 	if err != nil {
 		p := s.problem(err)
@@ -288,12 +318,5 @@ func (s *session) renew(f *wire.Token) (more bool) {
 		s.shut(wire.CloseBadToken, string(wire.TokenBad))
 		return false
 	}
-	s.adopt(id)
-	return true
-}
-
-func (s *session) expired(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !now.Before(s.expires)
+	return s.adopt(id)
 }

@@ -182,7 +182,7 @@ func (s *session) next(now time.Time) func() (more bool) {
 		return nil
 	case s.expiring:
 		s.expiring = false
-		in := int(max(0, s.expires.Sub(now)).Seconds())
+		in := int(max(0, s.who.Expires.Sub(now)).Seconds())
 		return func() bool {
 			return s.send(wire.TTokenExpiring, wire.TokenExpiring{T: wire.TTokenExpiring, InS: in})
 		}

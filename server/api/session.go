@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -51,11 +52,11 @@ type session struct {
 	greeted  bool // hello came
 	ready    bool // ready is written: nudges may follow
 	ending   ending
-	goaway   *wire.Goaway // to be written
-	closeAt  time.Time    // after a goaway for age; zero before
-	expires  time.Time    // the token's exp
-	warned   bool         // token_expiring was noted for this token
-	expiring bool         // token_expiring is to be written
+	goaway   *wire.Goaway  // to be written
+	closeAt  time.Time     // after a goaway for age; zero before
+	who      auth.Identity // of the token, and on this device; zero before hello
+	warned   bool          // token_expiring was noted for this token
+	expiring bool          // token_expiring is to be written
 	nextPing time.Time
 	cursor   string    // the newest one that the device proved to hold, "" for none
 	cursorAt time.Time // when a cursor last went either way

@@ -46,6 +46,15 @@ func (a *API) Run(ctx context.Context) error {
 	return nil
 }
 
+// Recheck asks the Verifier again about everybody who has a session here, and ends the sessions of those
+// who may not stay. It is called when somebody was revoked, or when a key went out of force; it does not
+// block on any of them.
+func (a *API) Recheck() {
+	for _, s := range a.live() {
+		s.recheck()
+	}
+}
+
 // live lists the sessions of this moment.
 func (a *API) live() []*session {
 	a.mu.Lock()
@@ -77,10 +86,10 @@ func (s *session) tend(now time.Time) {
 		return
 	}
 	switch {
-	case !now.Before(s.expires):
+	case !now.Before(s.who.Expires):
 		s.shutLocked(wire.CloseTokenExpired, string(wire.TokenExpired))
 		return
-	case !s.warned && !now.Before(s.expires.Add(-l.TokenNotice)):
+	case !s.warned && !now.Before(s.who.Expires.Add(-l.TokenNotice)):
 		s.warned, s.expiring = true, true
 	}
 	switch {

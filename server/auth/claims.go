@@ -1,9 +1,12 @@
 package auth
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -17,11 +20,17 @@ type claimNames struct{ user, device, lane string }
 
 // identity reads a verified token's claims.
 func (n claimNames) identity(c jwt.MapClaims) (Identity, error) {
-	exp, err := c.GetExpirationTime()
-	if err != nil || exp == nil {
+	var id Identity
+	var err error
+	if id.Expires, err = date(c, "exp"); err != nil {
+		return Identity{}, err
+	}
+	if id.Issued, err = date(c, "iat"); err != nil {
+		return Identity{}, err
+	}
+	if id.Expires.IsZero() {
 		return Identity{}, bad("exp is missing")
 	}
-	id := Identity{Expires: exp.Time}
 	for _, f := range []struct {
 		to   *string
 		name string
@@ -37,6 +46,41 @@ func (n claimNames) identity(c jwt.MapClaims) (Identity, error) {
 		return Identity{}, bad(n.user + " is missing")
 	}
 	return id, nil
+}
+
+// wholePayload reports whether nothing follows the claims of a token that was parsed: the library reads
+// numbers as they are by a decoder that stops at the object's end, and another reader might go on.
+func wholePayload(token string) bool {
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	b, err := base64.RawURLEncoding.DecodeString(payload)
+	return err == nil && json.Valid(b)
+}
+
+// checkDates refuses what is no moment that a token may name.
+func checkDates(c jwt.MapClaims) error {
+	for _, name := range []string{"exp", "iat", "nbf"} {
+		if _, err := date(c, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// date reads a NumericDate (RFC 7519 §2); zero if it is not there.
+func date(c jwt.MapClaims, name string) (time.Time, error) {
+	switch v := c[name].(type) {
+	case nil:
+		return time.Time{}, nil
+	case json.Number:
+		s, err := v.Float64()
+		if err != nil || s < 0 || s > maxDate {
+			break
+		}
+		whole, fraction := math.Modf(s)
+		return time.Unix(int64(whole), int64(fraction*1e9)), nil
+	}
+	return time.Time{}, bad(name + " is not a time between 1970 and 9999, in seconds")
 }
 
 // text reads a claim that names something. Whole numbers count as their digits, since issuers

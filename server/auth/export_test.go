@@ -1,6 +1,9 @@
 package auth
 
-import "crypto/sha256"
+import (
+	"context"
+	"crypto/sha256"
+)
 
 // Digest is the cache's key.
 type Digest = [sha256.Size]byte
@@ -22,3 +25,15 @@ func (c Cache) Put(sum Digest, id Identity) { c.put(sum, id) }
 
 // Len counts the entries of both generations.
 func (c Cache) Len() int { return len(c.young) + len(c.older) }
+
+// Trim is what Run does every five minutes.
+func Trim(ctx context.Context, r *Revocations) error { return r.trim(ctx) }
+
+// ParseSet is parseSet without the keys that it left out.
+func ParseSet(body []byte, algorithms []string) ([]Key, error) {
+	keys, _, err := parseSet(body, algorithms)
+	return keys, err
+}
+
+// Check is check.
+func (k Key) Check() error { return k.check() }

@@ -93,11 +93,11 @@ type Members struct {
 
 // Auth is how devices prove who they are.
 type Auth struct {
-	JWKSURL    string    `yaml:"jwks_url"`
+	JWKSURL    string    `yaml:"jwks_url"` // the identity provider's keys, beside Keys
 	Keys       []AuthKey `yaml:"keys"`
 	Issuer     string    `yaml:"issuer"`     // a token's iss; empty: not checked
 	Audience   string    `yaml:"audience"`   // among a token's aud; empty: not checked
-	Algorithms []string  `yaml:"algorithms"` // those that keys may have; empty: HS256, RS256, ES256, EdDSA
+	Algorithms []string  `yaml:"algorithms"` // those that keys may have; empty: HS256, RS256, ES256, EdDSA; fetched ones never HS256
 	Claims     Claims    `yaml:"claims"`
 }
 

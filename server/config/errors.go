@@ -54,7 +54,7 @@ func (e *Error) Error() string {
 
 // Warning is something that is allowed and probably not meant.
 type Warning struct {
-	Code    string // config_unknown_variable or config_admin_exposed
+	Code    string // config_unknown_variable, config_admin_exposed or config_token_of_others
 	Key     string
 	Message string
 	Hint    string

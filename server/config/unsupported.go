@@ -16,7 +16,6 @@ func (l *loader) unsupported(cfg *Config) {
 		refuse(t.Urgency != "", path+".urgency", "pushing to devices")
 	}
 	refuse(len(cfg.Scopes) > 0, "scopes", "shared scopes")
-	refuse(cfg.Auth.JWKSURL != "", "auth.jwks_url", "fetching keys")
 	refuse(cfg.Bus.RedisURL != "", "bus.redis_url", "several nodes behind one Redis")
 	refuse(cfg.Bus.KeyFile != "", "bus.key_file", "several nodes behind one Redis")
 	refuse(cfg.Push.TokenKeyFile != "", "push.token_key_file", "pushing to devices")

@@ -154,6 +154,7 @@ func (l *loader) auth(a *Auth) {
 	if a.Claims.User == "" {
 		l.missing("auth.claims.user", "the claim that holds the user's id: sub")
 	}
+	l.jwks(a)
 	ids := map[string]bool{}
 	for i, k := range a.Keys {
 		path := fmt.Sprintf("auth.keys[%d]", i)
@@ -165,6 +166,25 @@ func (l *loader) auth(a *Auth) {
 		if k.Algorithm != "" && len(a.Algorithms) > 0 && !slices.Contains(a.Algorithms, k.Algorithm) {
 			l.invalid(path+".algorithm", "", "%s.algorithm %q is not among auth.algorithms", path, k.Algorithm)
 		}
+	}
+}
+
+func (l *loader) jwks(a *Auth) {
+	if a.JWKSURL == "" {
+		return
+	}
+	if err := auth.CheckURL(a.JWKSURL); err != nil { // it doesn't repeat the URL, which may hold a secret
+		l.invalid("auth.jwks_url", "such as https://id.example.com/.well-known/jwks.json", "auth.jwks_url: %v", err)
+	}
+	if len(a.Algorithms) > 0 && !slices.ContainsFunc(a.Algorithms, func(alg string) bool { return alg != auth.HS256 }) {
+		l.invalid("auth.algorithms", "name those of the provider's keys, or leave it out", "auth.algorithms: a fetched key can't have HS256, and it allows no other")
+	}
+	if a.Audience == "" {
+		l.warnings = append(l.warnings, Warning{
+			Code: "config_token_of_others", Key: "auth.audience",
+			Message: "auth.jwks_url without auth.audience: a token that the provider issued for another application is let in",
+			Hint:    "set auth.audience, and auth.issuer, to what your tokens have",
+		})
 	}
 }
 
