@@ -29,8 +29,8 @@ func (a *API) Run(ctx context.Context) error {
 		}
 	}
 	a.startDraining()
-	for _, s := range a.live() {
-		s.shut(wire.CloseDrain, string(wire.Draining))
+	for _, g := range a.guests() {
+		g.shut(wire.CloseDrain, string(wire.Draining))
 	}
 	a.stopBase() // ends pulls
 	grace := time.NewTimer(stopGrace)
@@ -69,6 +69,10 @@ func (s *session) tend(now time.Time) {
 		s.shutLocked(wire.CloseHelloTimeout, wire.CauseHelloTimeout)
 		return
 	}
+	if !s.frameAt.IsZero() && now.Sub(s.frameAt) >= l.SlowFrame {
+		s.shutLocked(wire.CloseTooSlow, wire.CauseTooSlow)
+		return
+	}
 	if !now.Before(s.nextPing) {
 		s.nextPing = now.Add(l.Ping)
 		s.start(s.ping)
@@ -85,11 +89,9 @@ func (s *session) tend(now time.Time) {
 	}
 	switch {
 	case s.closeAt.IsZero() && now.Sub(s.opened) >= s.maxAge:
-		after := time.Duration(mathrand.Int64N(int64(l.Goaway)))
-		s.closeAt = now.Add(after)
-		s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: wire.CauseMaxAge}
+		s.sendAway(now, time.Duration(mathrand.Int64N(int64(l.Goaway))), wire.CauseMaxAge)
 	case !s.closeAt.IsZero() && !now.Before(s.closeAt):
-		s.shutLocked(wire.CloseDrain, wire.CauseMaxAge)
+		s.shutLocked(wire.CloseDrain, s.closeFor)
 		return
 	}
 	if !s.own.IsZero() && now.Sub(s.ownAt) >= l.OwnGrace {
@@ -102,11 +104,17 @@ func (s *session) tend(now time.Time) {
 	s.kick(now)
 }
 
+// sendAway notes a goaway, and the close that the sweeper follows it with. mu is held.
+func (s *session) sendAway(now time.Time, after time.Duration, cause string) {
+	s.closeAt, s.closeFor = now.Add(after), cause
+	s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: cause}
+}
+
 // ping asks the peer for a sign of life and cuts the session if none comes.
 func (s *session) ping() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.api.limits.Ping)
 	defer cancel()
-	if err := s.conn.Ping(ctx); err != nil && ctx.Err() != nil {
+	if err := s.road.ping(ctx); err != nil && ctx.Err() != nil {
 		s.cut(0, "no pong")
 	}
 }

@@ -76,6 +76,9 @@ const (
 	TTokenExpiring = "token_expiring" // TokenExpiring
 	TGoaway        = "goaway"         // Goaway
 	TError         = "error"          // Error
+
+	// TClose is the last event of a stream, where a socket has a close frame.
+	TClose = "close" // Close
 )
 
 // Hello opens a session. Cursor is null for a device that holds none.
@@ -162,4 +165,11 @@ type Error struct {
 	Code         Code   `json:"code"`
 	Hint         string `json:"hint,omitempty"` // what to do about it, for people
 	RetryAfterMS int    `json:"retry_after_ms,omitempty"`
+}
+
+// Close says why an event stream ends: a close code, and the reason that a close frame would carry.
+type Close struct {
+	T      string `json:"t"`
+	Code   int    `json:"code"`
+	Reason string `json:"reason"`
 }
