@@ -42,4 +42,9 @@ func (r socketRoad) close(code int, cause string) {
 	_ = r.conn.Close(websocket.StatusCode(code), wire.CloseReason(cause))
 }
 
-func (r socketRoad) cut() { _ = r.raw.Close() }
+// cut closes what lies under the WebSocket first: half a close handshake would make the library wait. The
+// library's own close frees pings that wait for their pong.
+func (r socketRoad) cut() {
+	_ = r.raw.Close()
+	_ = r.conn.CloseNow()
+}

@@ -69,7 +69,6 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 	go func() {
 		defer a.release()
 		s.run(func() bool { return s.frames(conn) })
-		_ = conn.CloseNow() // waits for what the library started
 	}()
 }
 
