@@ -93,6 +93,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newCheckCommand(a),
 		newMigrateCommand(a),
 		newTailCommand(a),
+		newPollCommand(a),
 		newTokenCommand(a),
 		newVersionCommand(a),
 	)

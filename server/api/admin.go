@@ -21,6 +21,11 @@ func (a *API) Admin() http.Handler {
 	if a.cfg.Trim != nil {
 		mux.Handle("/v1/admin/log/trim", methods{http.MethodPost: a.trim})
 	}
+	if a.cfg.Polling != nil {
+		mux.Handle("/v1/admin/poll", methods{
+			http.MethodGet: a.getPolling, http.MethodPut: a.putPolling, http.MethodDelete: a.deletePolling,
+		})
+	}
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

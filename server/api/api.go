@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,8 @@ type Config struct {
 	Ready func() error
 	// Trim drops what the log no longer needs to keep; nil if this node has no log to trim.
 	Trim func(ctx context.Context) error
+	// Polling is the operator's order to poll; nil: there never is one.
+	Polling Polling
 	// MetricsHandler serves /metrics on the admin listener; nil for none.
 	MetricsHandler http.Handler
 
@@ -168,6 +171,8 @@ type API struct {
 	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost
 	// less than to let it in.
 	handshakes *rate.Limiter
+
+	pollAfter atomic.Int64 // time.Duration; 0: devices are nudged
 
 	// base ends with Run: engine calls of sessions live no longer.
 	base     context.Context

@@ -62,7 +62,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	}
 	ask.User, ask.Device = id.User, device
 	var ans *pull.Answer
-	if ask.wait > 0 {
+	if ask.wait > 0 && a.polling() == 0 {
 		ans, waited, err = a.longPoll(w, r, id, ask)
 	} else {
 		ans, err = a.pullOnce(r.Context(), ask.Request)
@@ -77,6 +77,9 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 
 	h := w.Header()
 	h.Set(wire.HeaderCursor, ans.Cursor)
+	if ans.PollAfterS != nil { // a 304 has no body to say it in
+		h.Set(wire.HeaderPollAfter, strconv.Itoa(*ans.PollAfterS))
+	}
 	if a.isDraining() {
 		h.Set("Connection", "close") // the next pull goes to another node
 	}
@@ -100,7 +103,11 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 func (a *API) pullOnce(ctx context.Context, r pull.Request) (*pull.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.limits.Pull)
 	defer cancel()
-	return a.cfg.Engine.Pull(ctx, r)
+	ans, err := a.cfg.Engine.Pull(ctx, r)
+	if err == nil {
+		ans.PollAfterS = a.pollAfterS()
+	}
+	return ans, err
 }
 
 // readPull reads the query, and If-None-Match where it stands in for since.

@@ -31,7 +31,7 @@ func (a *API) cors(next http.Handler) http.Handler {
 		}
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
-			w.Header().Set("Access-Control-Expose-Headers", "ETag, Retry-After, "+wire.HeaderCursor)
+			w.Header().Set("Access-Control-Expose-Headers", "ETag, Retry-After, "+wire.HeaderCursor+", "+wire.HeaderPollAfter)
 		}
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			h := w.Header()

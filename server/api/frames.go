@@ -245,6 +245,7 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	}
 	s.proved(req.Since)
 	s.settle(ans.Acked)
+	ans.PollAfterS = s.api.pollAfterS()
 
 	frame := make([]byte, 0, len(ans.Changes)+changesOverhead)
 	frame = append(frame, `{"t":"`+wire.TChanges+`","id":`...)

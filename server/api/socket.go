@@ -102,6 +102,8 @@ func (a *API) reserve() *wire.Problem {
 	switch {
 	case a.draining:
 		return wire.NewProblem(wire.Draining, "")
+	case a.polling() > 0:
+		return pollInstead(a.polling())
 	case a.open >= a.limits.MaxSockets:
 		return busy("this node holds as many sockets as it may")
 	case !a.handshakes.Allow():

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	mathrand "math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/nudgesync/nudge/server/wire"
@@ -17,14 +18,21 @@ const stopGrace = 2 * time.Second
 // Run looks after the sessions until ctx ends. Then it closes those that are left and returns once
 // the last of their goroutines has ended. It is called once; its error is always nil.
 func (a *API) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	if a.cfg.Polling != nil {
+		watching.Go(func() { a.watchPolling(ctx) })
+	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case now := <-tick.C:
-			for _, s := range a.live() {
-				s.tend(now)
+			live := a.live()
+			window := time.Duration(len(live)) * time.Second / time.Duration(a.limits.DrainRate)
+			for _, s := range live {
+				s.tend(now, window)
 			}
 		}
 	}
@@ -57,8 +65,9 @@ func (a *API) live() []*session {
 	return out
 }
 
-// tend does what is due for the session. It does not block.
-func (s *session) tend(now time.Time) {
+// tend does what is due for the session. Sessions that leave together do so within the window. It does
+// not block.
+func (s *session) tend(now time.Time, window time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &s.api.limits
@@ -90,6 +99,8 @@ func (s *session) tend(now time.Time) {
 	switch {
 	case s.closeAt.IsZero() && now.Sub(s.opened) >= s.maxAge:
 		s.sendAway(now, time.Duration(mathrand.Int64N(int64(l.Goaway))), wire.CauseMaxAge)
+	case s.closeAt.IsZero() && s.api.polling() > 0:
+		s.sendAway(now, time.Duration(mathrand.Int64N(int64(window)+1)), string(wire.Polling))
 	case !s.closeAt.IsZero() && !now.Before(s.closeAt):
 		s.shutLocked(wire.CloseDrain, s.closeFor)
 		return

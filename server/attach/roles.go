@@ -26,6 +26,7 @@ var logRights = []struct {
 	{"table", "nudge.segments", []string{"select", "insert"}, []string{"select"}},
 	{"table", "nudge.feed", []string{"select", "insert", "update"}, []string{"select"}},
 	{"table", "nudge.keys", []string{"select", "insert", "update"}, nil}, // who reads rows need not read keys
+	{"table", "nudge.settings", []string{"select", "insert", "update", "delete"}, nil},
 	{"table", migrations.Table, []string{"select"}, nil},
 	{"function", "nudge.segment_open", []string{"execute"}, nil},
 	{"function", "nudge.segment_drop", []string{"execute"}, nil},

@@ -16,6 +16,8 @@ const (
 	HeaderDevice = "Nudge-Device"
 	// HeaderCursor carries a fresh cursor on every answer, also on 304.
 	HeaderCursor = "Nudge-Cursor"
+	// HeaderPollAfter carries a page's poll_after_s, also on 304; without one it is not there.
+	HeaderPollAfter = "Nudge-Poll-After"
 )
 
 // Sizes that both sides know.
@@ -32,7 +34,7 @@ const (
 type Page struct {
 	Cursor       string   `json:"cursor"`
 	HasMore      bool     `json:"has_more"`
-	PollAfterS   *int     `json:"poll_after_s"`
+	PollAfterS   *int     `json:"poll_after_s"` // pull over HTTP again after so many seconds; null: when nudged
 	LastMutation *int64   `json:"last_mutation"`
 	Changes      []Change `json:"changes"`
 }
