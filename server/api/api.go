@@ -232,12 +232,23 @@ func New(cfg Config) (*API, error) {
 func (a *API) Public() http.Handler {
 	mux := http.NewServeMux()
 	a.health(mux)
-	mux.Handle("/v1/changes", methods{http.MethodGet: a.changes})
-	mux.Handle("/v1/ack", methods{http.MethodPost: a.ack})
-	mux.Handle("/v1/events", methods{http.MethodGet: a.events})
-	mux.Handle("/v1/socket", methods{http.MethodGet: a.socket})
+	for path, m := range a.routes() {
+		mux.Handle(path, m)
+	}
 	mux.HandleFunc("/", notFound)
 	return a.guard(a.cors(mux))
+}
+
+// routes are the public listener's, besides health.
+func (a *API) routes() map[string]methods {
+	return map[string]methods{
+		"/v1/changes":       {http.MethodGet: a.changes},
+		"/v1/ack":           {http.MethodPost: a.ack},
+		"/v1/events":        {http.MethodGet: a.events},
+		"/v1/socket":        {http.MethodGet: a.socket},
+		"/v1/openapi.yaml":  a.document(openAPI),
+		"/v1/asyncapi.yaml": a.document(asyncAPI),
+	}
 }
 
 // NewServer is an http.Server for one of the handlers, with deadlines for everything that a client

@@ -96,6 +96,7 @@ func heard[F any](l *listener, typ string) F {
 	if err := errors.Join(json.Unmarshal([]byte(data), &head), json.Unmarshal([]byte(data), &f)); err != nil || got != typ || head.T != typ {
 		l.t.Fatalf("heard %s %s (%v), wanted %s", got, data, err, typ)
 	}
+	theContract().frame(l.t, "events", typ, []byte(data))
 	return f
 }
 
@@ -105,6 +106,7 @@ func (l *listener) wantEnd(code int, cause string) {
 	if c := heard[wire.Close](l, wire.TClose); c.Code != code || !strings.HasPrefix(c.Reason, cause+": ") {
 		l.t.Errorf("closed by %+v, wanted %d %s", c, code, cause)
 	}
+	theContract().closed(l.t, "events", code, cause)
 	if _, _, err := l.next(); !errors.Is(err, io.EOF) {
 		l.t.Errorf("behind the close: %v", err)
 	}
@@ -329,7 +331,7 @@ func TestEventsOverHTTP2(t *testing.T) {
 	server.Config.Protocols = &protocols
 	server.Start()
 	transport := &http.Transport{Protocols: &protocols}
-	w.client, w.url = &http.Client{Transport: transport}, server.URL
+	w.client, w.url = &http.Client{Transport: recording{transport, t}}, server.URL
 	t.Cleanup(server.Close)
 	t.Cleanup(transport.CloseIdleConnections)
 	l := w.listen("phone", "?since=12")

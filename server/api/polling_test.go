@@ -132,7 +132,7 @@ func TestPollingOrder(t *testing.T) {
 		rec := httptest.NewRecorder()
 		w.api.Admin().ServeHTTP(rec, r)
 		res := rec.Result()
-		//w.contract.check(t, r, res, rec.Body.String())
+		theContract().check(t, r, res, rec.Body.String())
 		return res, rec.Body.String()
 	}
 	for _, c := range []struct{ method, body, want string }{
