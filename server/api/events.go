@@ -124,7 +124,7 @@ func (st *stream) opened() bool {
 	return st.begun
 }
 
-// open begins the answer, so that proxies hand it on at once. The server's own deadlines are for requests
+// open begins the answer, so that proxies hand it on at once. The server's own deadline is for requests
 // that are answered at once; every write of a stream has its own.
 func (st *stream) open() error {
 	st.writing.Lock()
@@ -136,7 +136,6 @@ func (st *stream) open() error {
 	}
 	st.begun = true
 	st.mu.Unlock()
-	_ = st.control.SetReadDeadline(time.Time{})
 	h := st.w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store, no-transform") // no proxy may compress, and so gather, it

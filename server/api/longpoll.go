@@ -91,9 +91,8 @@ func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity,
 	defer a.dismissWaiter(deviceKey{ask.User, ask.Device}, p)
 	defer a.cfg.Hub.Register(pull.Scopes(ask.User), p)()
 
-	// The server's own deadlines are for requests that are answered at once.
+	// The server's own deadline is for requests that are answered at once.
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{}) // only then is a client that goes away noticed, and no other
 	_ = control.SetWriteDeadline(time.Time{})
 	defer func() { _ = control.SetWriteDeadline(time.Now().Add(answerWithin)) }()
 

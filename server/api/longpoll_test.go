@@ -182,10 +182,10 @@ func TestLongPollEndsEarly(t *testing.T) {
 		if err := w.api.Drain(context.Background()); err != nil {
 			t.Error(err)
 		}
-		if a := <-newer; len(a.page(t).Changes) != 0 || !a.res.Close {
+		if a := <-newer; len(a.page(t).Changes) != 0 || !a.res.Close || a.took > 6*time.Second {
 			t.Errorf("%+v", a)
 		}
-		if a := <-other; len(a.page(t).Changes) != 0 || !a.res.Close {
+		if a := <-other; len(a.page(t).Changes) != 0 || !a.res.Close || a.took > 11*time.Second {
 			t.Errorf("%+v", a)
 		}
 	})
