@@ -113,6 +113,7 @@ func TestP07FastShutdown(t *testing.T) {
 		if err := p.source.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		p.db.Reset() // its connections are of the server that ended
 	}
 	again := func(t *testing.T, stop func()) {
 		t.Helper()

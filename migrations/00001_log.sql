@@ -72,6 +72,13 @@ create table nudge.revocations (
     check ((user_id = '') <> (jti = '') and (device = '' or jti = ''))
 );
 
+-- What an operator has ordered at run time, for every node. No row: nothing is out of the ordinary.
+create table nudge.settings (
+    name       text primary key,
+    value      text        not null,
+    changed_at timestamptz not null default now()
+);
+
 -- Partitions need the owner of the parent. The feed's role is not that: it may call these two.
 -- +goose StatementBegin
 create function nudge.segment_open(n integer, epoch_ bigint, from_ bigint) returns void
@@ -121,6 +128,7 @@ grant execute on function nudge.origin(text) to public;
 drop function nudge.origin(text);
 drop function nudge.segment_drop(integer);
 drop function nudge.segment_open(integer, bigint, bigint);
+drop table nudge.settings;
 drop table nudge.revocations;
 drop table nudge.keys;
 drop table nudge.feed;

@@ -118,7 +118,13 @@ func (r *running) badTokens() map[string]struct {
 // get pulls and decodes the answer.
 func (r *running) get(token, since string, answer any) (status int, contentType string) {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, r.url+"/v1/changes?"+url.Values{"since": {since}}.Encode(), nil)
+	return r.ask(token, url.Values{"since": {since}}, answer)
+}
+
+// ask is get with any query.
+func (r *running) ask(token string, query url.Values, answer any) (status int, contentType string) {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, r.url+"/v1/changes?"+query.Encode(), nil)
 	if err != nil {
 		r.t.Fatal(err)
 	}

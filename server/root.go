@@ -94,6 +94,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newMigrateCommand(a),
 		newTailCommand(a),
 		newEpochCommand(a),
+		newPollCommand(a),
 		newTokenCommand(a),
 		newRevokeCommand(a),
 		newVersionCommand(a),

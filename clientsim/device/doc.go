@@ -14,6 +14,8 @@
 // session (session.go) runs the pull loop over it; http.go is the same loop over HTTP, for networks
 // that let no socket through and for an app that a push woke.
 //
-// Nothing here asks on a timer. What waits is a reconnect (backoff.go), a share of a spread nudge
-// (within_ms), a server's hint, or the patience with an answer that is owed.
+// Nothing here asks on a timer, unless the server says poll_after_s: then, while it refuses sockets, the
+// device polls over HTTP, and dials again when a page no longer says so. What else waits is a reconnect
+// (backoff.go), a share of a spread nudge (within_ms), a server's hint, or the patience with an answer
+// that is owed.
 package device

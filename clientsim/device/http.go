@@ -18,33 +18,72 @@ import (
 // where no socket gets through. It is safe beside a session: whose page comes second has its answer
 // refused (ErrMoved) and asks again. A *StopError is as in Run.
 func (d *Device) PullHTTP(ctx context.Context) error {
+	_, err := d.pullHTTP(ctx)
+	return err
+}
+
+// pullHTTP returns when the server wants the next pull: its poll_after_s, or 0 for a nudge.
+func (d *Device) pullHTTP(ctx context.Context) (time.Duration, error) {
 	for amended := false; ; {
 		since := d.cfg.State.Cursor()
 		page, received, err := d.get(ctx, since)
 		if err != nil {
 			refused, ok := errors.AsType[*refusal](err)
 			if !ok {
-				return err
+				return 0, err
 			}
 			err = refused.verdict(d.cfg.State)
 			if refused.amended && !amended {
 				amended = true // once: a server that refuses an empty cursor too will not change
 				continue
 			}
-			return err
+			return 0, err
 		}
-		if page == nil { // 304: up to date
-			return nil
+		if page.Cursor == "" { // 304: up to date
+			return pollAfter(page), nil
 		}
 		if err := d.save(since, page, received); err != nil && !errors.Is(err, ErrMoved) {
-			return err
+			return 0, err
 		} else if err == nil && !page.HasMore {
-			return nil
+			return pollAfter(page), nil
 		}
 	}
 }
 
-// get fetches one page; nil on 304.
+// poll pulls over HTTP for as long as the server says so: its operator has sent the sockets away. It never
+// returns nil.
+func (d *Device) poll(ctx context.Context) error {
+	for {
+		after, err := d.pullHTTP(ctx)
+		if err != nil {
+			return err
+		}
+		d.backoff.reset()
+		if after == 0 {
+			return errPollingOver
+		}
+		// A tenth more or less, so that a fleet that was told at once does not ask at once for ever.
+		after = time.Duration(float64(after) * (0.9 + 0.2*d.cfg.Random()))
+		select {
+		case <-d.cfg.After(after):
+		case <-d.want:
+		case <-d.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+var errPollingOver = errors.New("the server wants sockets again")
+
+func pollAfter(page *wire.Page) time.Duration {
+	if page.PollAfterS == nil {
+		return 0
+	}
+	return time.Duration(*page.PollAfterS) * time.Second
+}
+
+// get fetches one page; one without a cursor on 304.
 func (d *Device) get(ctx context.Context, since string) (*wire.Page, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
@@ -76,7 +115,11 @@ func (d *Device) get(ctx context.Context, since string) (*wire.Page, int, error)
 	switch resp.StatusCode {
 	case http.StatusNotModified:
 		d.cfg.State.Refresh(since, resp.Header.Get(wire.HeaderCursor))
-		return nil, 0, nil
+		page := &wire.Page{}
+		if s, err := strconv.Atoi(resp.Header.Get(wire.HeaderPollAfter)); err == nil && s > 0 {
+			page.PollAfterS = &s
+		}
+		return page, 0, nil
 	case http.StatusOK:
 	default:
 		return nil, 0, d.refusal(resp)

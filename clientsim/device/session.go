@@ -81,6 +81,9 @@ func (d *Device) dial(ctx context.Context) (*websocket.Conn, error) {
 			return nil, fmt.Errorf("dial: %w", err)
 		}
 		refused := d.refusal(resp)
+		if refused.problem != nil && refused.problem.Code == wire.Polling {
+			return nil, d.poll(ctx)
+		}
 		if refused.problem == nil && refused.after == 0 && refused.status < http.StatusInternalServerError {
 			// Not one of our server's answers: something between lets no socket through.
 			return nil, errors.Join(fmt.Errorf("dial: %w", err), d.PullHTTP(ctx))

@@ -33,6 +33,7 @@ func (a *API) ack(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	a.proved(deviceKey{id.User, device}, body.Cursor)
 	a.settle(deviceKey{id.User, device}, pos)
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -48,6 +49,13 @@ func (a *API) settle(key deviceKey, pos change.Position) {
 func (a *API) served(key deviceKey, pos change.Position) {
 	if s := a.session(key); s != nil && !pos.IsZero() {
 		s.served(pos)
+	}
+}
+
+// proved tells a device's session which cursor it has shown to hold over HTTP.
+func (a *API) proved(key deviceKey, cursor string) {
+	if s := a.session(key); s != nil && cursor != "" {
+		s.proved(cursor)
 	}
 }
 

@@ -24,6 +24,11 @@ func (a *API) Admin() http.Handler {
 	if a.cfg.Revoke != nil {
 		mux.Handle("/v1/admin/revocations", methods{http.MethodPost: a.revoke})
 	}
+	if a.cfg.Polling != nil {
+		mux.Handle("/v1/admin/poll", methods{
+			http.MethodGet: a.getPolling, http.MethodPut: a.putPolling, http.MethodDelete: a.deletePolling,
+		})
+	}
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,6 +69,8 @@ type Config struct {
 	// Revoke writes a revocation and returns it as written; nil if this node can write none. Its error
 	// is Revocation.Validate's, or the database's.
 	Revoke func(ctx context.Context, r auth.Revocation) (auth.Revocation, error)
+	// Polling is the operator's order to poll; nil: there never is one.
+	Polling Polling
 	// MetricsHandler serves /metrics on the admin listener; nil for none.
 	MetricsHandler http.Handler
 
@@ -82,10 +85,12 @@ type Config struct {
 type Limits struct {
 	Hello       time.Duration // from upgrade to hello; 5 s
 	SlowWrite   time.Duration // a frame that took longer closes with 4003; 5 s. Twice that cuts
+	SlowFrame   time.Duration // from a client frame's first byte to its last; 10 s
 	Pull        time.Duration // until a pull is given up as overloaded; 10 s
 	NudgeEvery  time.Duration // between two nudges of a session; 250 ms
 	OwnGrace    time.Duration // for a device to pull what it wrote itself, before it is nudged; 2 s
 	PullWait    time.Duration // a pull waits at most, whatever wait_ms asks for; 5 s
+	LongPoll    time.Duration // a pull over HTTP waits at most, whatever wait asks for; 30 s
 	Ping        time.Duration // between two pings, and until the pong; 30 s
 	MaxAge      time.Duration // of a session, ± 20 %; 1 h
 	Goaway      time.Duration // at most, from a goaway for age to the close; 10 s
@@ -97,16 +102,18 @@ type Limits struct {
 	DrainRate   int           // sessions a second that the other nodes can admit; 500
 
 	HandshakeRate int // new sockets a second, and at once; 200
-	MaxSockets    int // open ones; 50,000
+	MaxSockets    int // open ones, streams and waiting pulls among them; 50,000
 }
 
 func (l Limits) withDefaults() Limits {
 	orDuration(&l.Hello, 5*time.Second)
 	orDuration(&l.SlowWrite, 5*time.Second)
+	orDuration(&l.SlowFrame, 10*time.Second)
 	orDuration(&l.Pull, 10*time.Second)
 	orDuration(&l.NudgeEvery, 250*time.Millisecond)
 	orDuration(&l.OwnGrace, 2*time.Second)
 	orDuration(&l.PullWait, 5*time.Second)
+	orDuration(&l.LongPoll, 30*time.Second)
 	orDuration(&l.Ping, 30*time.Second)
 	orDuration(&l.MaxAge, time.Hour)
 	orDuration(&l.Goaway, 10*time.Second)
@@ -164,11 +171,14 @@ type API struct {
 	log     *slog.Logger
 	metrics *Metrics
 	origins map[string]bool
-	gzip    gzipWriters
 	frames  frameBuffers
+	// compress is shared by all answers.
+	compress *compressors
 	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost
 	// less than to let it in.
 	handshakes *rate.Limiter
+
+	pollAfter atomic.Int64 // time.Duration; 0: devices are nudged
 
 	// base ends with Run: engine calls of sessions live no longer.
 	base     context.Context
@@ -176,9 +186,10 @@ type API struct {
 
 	mu       sync.Mutex
 	draining bool
-	open     int // sessions, and upgrades that become one
+	open     int // sessions, upgrades that become one, and waiting pulls
 	sessions map[*session]struct{}
 	byDevice map[deviceKey]*session // those that said hello; the newest of each device
+	waiters  map[deviceKey]*waiter  // waiting pulls; the newest of each device
 	empty    chan struct{}          // closed when draining and open is 0
 }
 
@@ -208,7 +219,12 @@ func New(cfg Config) (*API, error) {
 		origins:  map[string]bool{},
 		sessions: map[*session]struct{}{},
 		byDevice: map[deviceKey]*session{},
+		waiters:  map[deviceKey]*waiter{},
 		empty:    make(chan struct{}),
+	}
+	var err error
+	if a.compress, err = newCompressors(); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
 	}
 	a.handshakes = rate.NewLimiter(rate.Limit(a.limits.HandshakeRate), a.limits.HandshakeRate)
 	a.base, a.stopBase = context.WithCancel(context.Background())
@@ -222,11 +238,23 @@ func New(cfg Config) (*API, error) {
 func (a *API) Public() http.Handler {
 	mux := http.NewServeMux()
 	a.health(mux)
-	mux.Handle("/v1/changes", methods{http.MethodGet: a.changes})
-	mux.Handle("/v1/ack", methods{http.MethodPost: a.ack})
-	mux.Handle("/v1/socket", methods{http.MethodGet: a.socket})
+	for path, m := range a.routes() {
+		mux.Handle(path, m)
+	}
 	mux.HandleFunc("/", notFound)
 	return a.guard(a.cors(mux))
+}
+
+// routes are the public listener's, besides health.
+func (a *API) routes() map[string]methods {
+	return map[string]methods{
+		"/v1/changes":       {http.MethodGet: a.changes},
+		"/v1/ack":           {http.MethodPost: a.ack},
+		"/v1/events":        {http.MethodGet: a.events},
+		"/v1/socket":        {http.MethodGet: a.socket},
+		"/v1/openapi.yaml":  a.document(openAPI),
+		"/v1/asyncapi.yaml": a.document(asyncAPI),
+	}
 }
 
 // NewServer is an http.Server for one of the handlers, with deadlines for everything that a client

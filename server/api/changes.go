@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,95 +23,163 @@ const (
 	maxTables  = 100 // tables of a pull
 )
 
+// answerWithin bounds the writing of an answer that was waited for.
+const answerWithin = time.Minute
+
+// errGone is the end of a request whose client did not wait for the answer.
+var errGone = errors.New("the client is gone")
+
+// asked is what a pull asks for.
+type asked struct {
+	pull.Request
+	etag string        // the If-None-Match that stood in for since, "" if none did
+	wait time.Duration // for something new; 0: answer at once
+}
+
 // changes serves GET /v1/changes, the pull.
 func (a *API) changes(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	source, status := a.answerChanges(w, r)
-	a.metrics.pulled(source, status, time.Since(started))
+	source, status, waited := a.answerChanges(w, r)
+	a.metrics.pulled(source, status, time.Since(started)-waited)
 }
 
-// answerChanges returns what the metrics name: the answer's source, and its status or problem code.
-func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, status string) {
+// answerChanges returns what the metrics name: the answer's source, its status or problem code, and the
+// time that it waited for want of news.
+func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, status string, waited time.Duration) {
+	refuse := func(err error) (string, string, time.Duration) {
+		if errors.Is(err, errGone) {
+			return "none", "gone", waited
+		}
+		return "none", string(a.fail(w, r, err).Code), waited
+	}
 	id, device, err := a.identify(r)
 	if err != nil {
-		return "none", string(a.fail(w, r, err).Code)
+		return refuse(err)
 	}
-	req, etag, err := a.pullRequest(r)
+	ask, err := a.readPull(r)
 	if err != nil {
-		return "none", string(a.fail(w, r, err).Code)
+		return refuse(err)
 	}
-	req.User, req.Device = id.User, device
-	ctx, cancel := context.WithTimeout(r.Context(), a.limits.Pull)
-	defer cancel()
-	ans, err := a.cfg.Engine.Pull(ctx, req)
+	ask.User, ask.Device = id.User, device
+	var ans *pull.Answer
+	if ask.wait > 0 && a.polling() == 0 {
+		ans, waited, err = a.longPoll(w, r, id, ask)
+	} else {
+		ans, err = a.pullOnce(r.Context(), ask.Request)
+	}
 	if err != nil {
-		return "none", string(a.fail(w, r, err).Code)
+		return refuse(err)
 	}
-	a.settle(deviceKey{id.User, device}, ans.Acked)
-	a.served(deviceKey{id.User, device}, ans.Upto)
+	key := deviceKey{id.User, device}
+	a.proved(key, ask.Since)
+	a.settle(key, ans.Acked)
+	a.served(key, ans.Upto)
 
 	h := w.Header()
 	h.Set(wire.HeaderCursor, ans.Cursor)
-	if etag != "" && ans.NothingNew {
+	if ans.PollAfterS != nil { // a 304 has no body to say it in
+		h.Set(wire.HeaderPollAfter, strconv.Itoa(*ans.PollAfterS))
+	}
+	if a.isDraining() {
+		h.Set("Connection", "close") // the next pull goes to another node
+	}
+	if ask.etag != "" && ans.NothingNew {
 		// A 304 repeats the validator that matched; the fresh cursor stands in its own header (A23).
-		h.Set("ETag", etag)
+		h.Set("ETag", ask.etag)
+		varyByCoding(h)
 		w.WriteHeader(http.StatusNotModified)
-		return ans.Source, "304"
+		return ans.Source, "304", waited
 	}
 	body := make([]byte, 0, len(ans.Changes)+len(ans.Cursor)+128)
 	body = append(body, '{')
 	body = ans.AppendMembers(body)
 	body = append(body, '}')
 	h.Set("ETag", `"`+ans.Cursor+`"`)
-	a.writePage(w, r, body)
-	return ans.Source, "200"
+	a.writeBody(w, r, "application/json", body)
+	return ans.Source, "200", waited
 }
 
-// pullRequest reads the query. etag is the If-None-Match that stood in for since, "" if none did.
-func (a *API) pullRequest(r *http.Request) (req pull.Request, etag string, err error) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return req, "", invalid("the query can't be read", "Percent-encode its values.")
+// pullOnce asks the engine, within the time of a pull.
+func (a *API) pullOnce(ctx context.Context, r pull.Request) (*pull.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.limits.Pull)
+	defer cancel()
+	ans, err := a.cfg.Engine.Pull(ctx, r)
+	if err == nil {
+		ans.PollAfterS = a.pollAfterS()
 	}
-	for name, values := range query {
-		if len(values) > 1 {
-			return req, "", invalid("a query parameter is there twice", "")
-		}
+	return ans, err
+}
+
+// readPull reads the query, and If-None-Match where it stands in for since.
+func (a *API) readPull(r *http.Request) (ask asked, err error) {
+	query, err := readQuery(r, "since", "limit", "tables", "wait", "nudge")
+	if err != nil {
+		return ask, err
+	}
+	for name, value := range query {
 		switch name {
 		case "since":
-			req.Since = values[0]
+			ask.Since = value
 		case "limit":
-			if req.Limit, err = strconv.Atoi(values[0]); err != nil || req.Limit < 1 {
-				return req, "", invalid("limit is not a positive number", "")
+			if ask.Limit, err = strconv.Atoi(value); err != nil || ask.Limit < 1 {
+				return ask, invalid("limit is not a positive number", "")
 			}
-			req.Limit = min(req.Limit, a.limits.PageRows)
+			ask.Limit = min(ask.Limit, a.limits.PageRows)
 		case "tables":
-			req.Tables = strings.Split(values[0], ",")
-			if len(req.Tables) > maxTables {
-				return req, "", invalid("tables names too many", "Leave it out for all tables.")
+			ask.Tables = strings.Split(value, ",")
+			if len(ask.Tables) > maxTables {
+				return ask, invalid("tables names too many", "Leave it out for all tables.")
 			}
-			for _, t := range req.Tables {
+			for _, t := range ask.Tables {
 				if t == "" {
-					return req, "", invalid("tables holds an empty name", "Separate names by commas; leave it out for all tables.")
+					return ask, invalid("tables holds an empty name", "Separate names by commas; leave it out for all tables.")
 				}
 			}
 		case "nudge":
-			if len(values[0]) > maxNudgeID {
-				return req, "", invalid("nudge is not an id of ours", "Send a nudge's id as it was received.")
+			if len(value) > maxNudgeID {
+				return ask, invalid("nudge is not an id of ours", "Send a nudge's id as it was received.")
 			}
 		case "wait":
-			return req, "", invalid("wait is not served by this version", "Leave it out, and pull when a nudge says so.")
-		default:
-			return req, "", invalid("a query parameter is not known", "There are since, limit, tables and nudge.")
+			if ask.wait, err = time.ParseDuration(value); err != nil || ask.wait < 0 {
+				return ask, invalid("wait is not a duration", "Send a number and a unit, as in wait=30s.")
+			}
+			ask.wait = min(ask.wait, a.limits.LongPoll)
 		}
 	}
-	if match := r.Header.Get("If-None-Match"); match != "" && !query.Has("since") {
-		if req.Since, err = cursorOf(match); err != nil {
-			return req, "", err
+	if match := r.Header.Get("If-None-Match"); match != "" && !query.has("since") {
+		if ask.Since, err = cursorOf(match); err != nil {
+			return ask, err
 		}
-		return req, match, nil
+		ask.etag = match
 	}
-	return req, "", nil
+	return ask, nil
+}
+
+// query is a request's, each parameter once.
+type query map[string]string
+
+func (q query) has(name string) bool {
+	_, ok := q[name]
+	return ok
+}
+
+// readQuery reads a query that may name these parameters.
+func readQuery(r *http.Request, known ...string) (query, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("the query can't be read", "Percent-encode its values.")
+	}
+	q := query{}
+	for name, v := range values {
+		switch {
+		case !slices.Contains(known, name):
+			return nil, invalid("a query parameter is not known", "This path takes "+strings.Join(known, ", ")+".")
+		case len(v) > 1:
+			return nil, invalid("a query parameter is there twice", "")
+		}
+		q[name] = v[0]
+	}
+	return q, nil
 }
 
 // cursorOf takes the cursor out of an entity tag. A proxy that compresses makes our tags weak.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/nudgesync/nudge/server/api"
 	"github.com/nudgesync/nudge/server/pull"
@@ -99,7 +100,8 @@ func TestRefusedRequests(t *testing.T) {
 		{"foreign cursor", "/v1/changes?since=foreign", nil, 409, wire.CursorForeign},
 		{"unknown parameter", "/v1/changes?since_=1", nil, 400, wire.RequestInvalid},
 		{"parameter twice", "/v1/changes?since=1&since=2", nil, 400, wire.RequestInvalid},
-		{"wait", "/v1/changes?wait=30", nil, 400, wire.RequestInvalid},
+		{"wait without a unit", "/v1/changes?wait=30", nil, 400, wire.RequestInvalid},
+		{"wait of less than nothing", "/v1/changes?wait=-1s", nil, 400, wire.RequestInvalid},
 		{"limit zero", "/v1/changes?limit=0", nil, 400, wire.RequestInvalid},
 		{"limit word", "/v1/changes?limit=many", nil, 400, wire.RequestInvalid},
 		{"limit overflow", "/v1/changes?limit=99999999999999999999", nil, 400, wire.RequestInvalid},
@@ -200,36 +202,93 @@ func TestPanicIsAProblem(t *testing.T) {
 	}
 }
 
-func TestLargePageIsCompressed(t *testing.T) {
+// decoded takes the content coding off a body.
+func decoded(t *testing.T, coding, body string) string {
+	t.Helper()
+	var r io.Reader = strings.NewReader(body)
+	switch coding {
+	case "gzip":
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = z
+	case "zstd":
+		z, err := zstd.NewReader(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer z.Close()
+		r = z
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestCompression(t *testing.T) {
 	w := tcp(t)
 	row := `{"op":"delete","scope":"user:7","table":"public.t","key":{"id":"1"}}`
+	rows := 100
 	w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) {
-		return &pull.Answer{Cursor: "10", Changes: []byte(strings.Repeat(row+",", 99) + row), Source: "log"}, nil
+		return &pull.Answer{Cursor: "10", Changes: []byte(strings.Repeat(row+",", rows-1) + row), Source: "log"}, nil
 	}
-	_, plain := w.ask("GET", "/v1/changes", "")
-	for _, c := range []struct{ accept, want string }{
-		{"gzip", "gzip"}, {"br, gzip;q=0.5", "gzip"}, {"gzip; q=0", ""}, {"br", ""}, {"GZIP", "gzip"},
-	} {
-		for range 2 { // the second one meets a used writer
-			res, body := w.ask("GET", "/v1/changes", "", "Accept-Encoding", c.accept)
-			if got := res.Header.Get("Content-Encoding"); got != c.want {
-				t.Fatalf("%s: %q", c.accept, got)
+	for _, size := range []struct {
+		rows  int
+		small bool
+	}{{100, false}, {1, true}} {
+		rows = size.rows
+		_, plain := w.ask("GET", "/v1/changes", "")
+		for _, c := range []struct {
+			accept, want string
+			also         bool // when it is small
+		}{
+			{accept: "gzip", want: "gzip"},
+			{accept: "gzip, zstd", want: "zstd"},
+			{accept: "gzip, deflate, br, zstd", want: "zstd"},
+			{accept: "zstd;q=0.5, gzip;q=0.8", want: "gzip"},
+			{accept: "zstd; q=0, gzip", want: "gzip"},
+			{accept: "*", want: "zstd"},
+			{accept: "*;q=0.3, zstd;q=0", want: "gzip"},
+			{accept: "br, GZIP;Q=0.5", want: "gzip"},
+			{accept: "gzip; q=0", want: ""},
+			{accept: "gzip;q=nan, zstd;q=2, gzip;x=1", want: ""},
+			{accept: "br", want: ""},
+			{accept: "identity, gzip;q=0.5", want: ""},
+			{accept: "identity;q=0.2, gzip;q=0.5", want: "gzip"},
+			{accept: "identity;q=0, gzip;q=0.1", want: "gzip", also: true},
+			{accept: "*;q=0, zstd", want: "zstd", also: true},
+			{accept: "*;q=0", want: ""}, // a page is better than none
+			{accept: ",;,q=;;=", want: ""},
+		} {
+			want := c.want
+			if size.small && !c.also {
+				want = ""
 			}
-			if c.want == "gzip" {
-				z, err := gzip.NewReader(strings.NewReader(body))
-				if err != nil {
-					t.Fatal(err)
+			for range 2 { // the second one meets a used encoder
+				res, body := w.ask("GET", "/v1/changes", "", "Accept-Encoding", c.accept)
+				etag := `"10"`
+				if want != "" {
+					etag = `W/"10"` // not the same bytes
 				}
-				b, err := io.ReadAll(z)
-				if err != nil {
-					t.Fatal(err)
+				if got := res.Header.Get("Content-Encoding"); got != want || res.Header.Get("ETag") != etag ||
+					res.ContentLength != int64(len(body)) || !strings.Contains(strings.Join(res.Header.Values("Vary"), ","), "Accept-Encoding") {
+					t.Fatalf("%s, %d rows: %v", c.accept, rows, res.Header)
 				}
-				body = string(b)
-			}
-			if body != plain {
-				t.Errorf("%s: other content", c.accept)
+				if decoded(t, want, body) != plain {
+					t.Errorf("%s: other content", c.accept)
+				}
 			}
 		}
+	}
+	// A 304 says what the 200 would have (RFC 9110 §15.4.5), and takes the weak tag back.
+	w.engine.pull = nil
+	res, _ := w.ask("GET", "/v1/changes", "", "If-None-Match", `W/"10"`, "Accept-Encoding", "zstd")
+	if res.StatusCode != 304 || res.Header.Get("ETag") != `W/"10"` || res.Header.Get("Content-Encoding") != "" ||
+		!strings.Contains(strings.Join(res.Header.Values("Vary"), ","), "Accept-Encoding") {
+		t.Errorf("%d %v", res.StatusCode, res.Header)
 	}
 }
 

@@ -31,12 +31,12 @@ func (a *API) cors(next http.Handler) http.Handler {
 		}
 		if origin != "" {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
-			w.Header().Set("Access-Control-Expose-Headers", "ETag, Retry-After, "+wire.HeaderCursor)
+			w.Header().Set("Access-Control-Expose-Headers", "ETag, Retry-After, "+wire.HeaderCursor+", "+wire.HeaderPollAfter)
 		}
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			h := w.Header()
 			h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
-			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, If-None-Match, "+wire.HeaderDevice)
+			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, If-None-Match, Last-Event-ID, "+wire.HeaderDevice)
 			h.Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
 			return

@@ -1,9 +1,11 @@
-// Package api is what devices and operators talk to: the pull over HTTP, the socket, and the admin
-// listener. It holds no data; the engine answers pulls, the hub says who is to be nudged.
+// Package api is what devices and operators talk to: the pull over HTTP, sockets and event streams, and
+// the admin listener. It holds no data; the engine answers pulls, the hub says who is to be nudged.
 //
 // # A session
 //
-// A session is one device's socket. At rest it is one goroutine, the reader, blocked in a read.
+// A session is one device's socket or event stream. At rest it is one goroutine, the reader, blocked in a
+// read; of a stream that is the request's handler, which waits for the client to go. What frames leave by
+// is the session's road; everything else is the same for both.
 // Everything that others want said to the device (a nudge, a goaway, a close) is noted in the session
 // under its lock, and a short-lived goroutine writes what is noted and exits:
 //
@@ -48,7 +50,34 @@
 //     1009. More than 600 frames a minute (burst 60): 4029. An accepted ack is free.
 //   - A device that takes longer than 5 s to take a frame is closed with 4003; one that takes longer
 //     than 10 s is cut without a code, because half a frame is under way. No pong in 30 s: cut.
-//   - The same user and device opens another socket: the older one closes with 4504.
+//     A frame of the client's that takes longer than 10 s from its first byte to its last: 4003.
+//   - The same user and device opens another socket or stream: the older one closes with 4504.
+//
+// # Where no socket gets through
+//
+// GET /v1/events is a session whose frames leave as server-sent events, named after their type; the last
+// one is close, with the code and reason of a close frame. The device pulls and acknowledges over HTTP. It
+// says where it stands by Last-Event-ID, or by since; a cursor event has its cursor as its id. Comments
+// take the place of pings. A socket and a stream of one device are two sessions of it: the newer one stays.
+//
+// GET /v1/changes?wait=30s answers when there is something new, the device's own change too, or when the
+// time is over. It registers with the hub first and looks after, and costs its request's goroutine, one
+// slot for the newest head, and a place among the sockets, but no statement and no handshake. One a device:
+// a newer one has the older answered. Its token is looked at again before it is answered.
+//
+// # Polling
+//
+// An operator may order the fleet to poll (nudge poll, PUT /v1/admin/poll). Then every page says
+// poll_after_s, and the header Nudge-Poll-After too, which a 304 needs; a wait is answered at once; sessions
+// get goaway{polling}, spread over the time in which they could be admitted again, and close with 1012; and
+// new ones are refused with 503 polling. A device that is refused so pulls over HTTP, and again after
+// poll_after_s, until a page says null: then it dials. The order is a row that every node reads once a
+// second; while it can't be read, the last one stands.
+//
+// # The contract in writing
+//
+// openapi.yaml and asyncapi.yaml are served under /v1/. Every answer, frame and close of this package's
+// tests is held to them, and so is every code that the sources name.
 //
 // # Stopping
 //

@@ -87,8 +87,7 @@ func (s *session) refuse(id *int64, p *wire.Problem) bool {
 	return s.send(wire.TError, wire.Error{T: wire.TError, ID: id, Code: p.Code, Hint: p.Hint, RetryAfterMS: int(p.RetryAfterMS)})
 }
 
-// hello opens the session. It is registered first and its cursor compared after: what is committed in
-// between nudges it, and waits in the session until ready is out.
+// hello opens the session.
 func (s *session) hello(f *wire.Hello) (more bool) {
 	if f.V != wire.Version {
 		s.shut(wire.CloseProtocolOld, string(wire.ProtocolOld))
@@ -115,18 +114,11 @@ func (s *session) hello(f *wire.Hello) (more bool) {
 		s.shutProblem(s.problem(err))
 		return false
 	}
-	s.user, s.device = id.User, f.Device
-	if !s.adopt(id) {
-		return false
-	}
-	s.api.greet(s)
-	s.unregister = s.api.cfg.Hub.Register(pull.Scopes(s.user), s)
-
 	var cursor string
 	if f.Cursor != nil {
 		cursor = *f.Cursor
 	}
-	at, err := s.api.cfg.Engine.Compare(ctx, s.user, cursor)
+	at, err := s.join(ctx, id, f.Device, cursor)
 	var p *wire.Problem
 	if errors.As(err, &p) && (p.Code == wire.CursorMalformed || p.Code == wire.CursorForeign) {
 		if !s.refuse(nil, p) {
@@ -139,6 +131,24 @@ func (s *session) hello(f *wire.Hello) (more bool) {
 		s.shutProblem(s.problem(err))
 		return false
 	}
+	return s.begin(at, cursor)
+}
+
+// join enters the session under its device and in the hub, and then compares its cursor: what is
+// committed in between nudges it, and waits in the session until ready is out.
+func (s *session) join(ctx context.Context, id auth.Identity, device, cursor string) (pull.Comparison, error) {
+	s.user, s.device = id.User, device
+	s.adopt(id)
+	if err := s.check(); err != nil { // Recheck could not find it before
+		return pull.Comparison{}, err
+	}
+	s.api.greet(s)
+	s.unregister = s.api.cfg.Hub.Register(pull.Scopes(s.user), s)
+	return s.api.cfg.Engine.Compare(ctx, s.user, cursor)
+}
+
+// begin tells a device that has joined where it stands. From here on it is nudged.
+func (s *session) begin(at pull.Comparison, cursor string) (more bool) {
 	if !s.send(wire.TReady, wire.Ready{
 		T: wire.TReady, Session: s.id, Head: at.Head, Behind: at.Behind, MaxAgeS: int(s.maxAge.Seconds()),
 	}) {
@@ -182,13 +192,11 @@ func (s *session) shutProblem(p *wire.Problem) {
 	s.shut(code, string(p.Code))
 }
 
-// adopt makes the session live as long as the token does, and reports whether it goes on: what Recheck
-// could not find before is asked once more here.
-func (s *session) adopt(id auth.Identity) (more bool) {
+// adopt makes the session live as long as the token does.
+func (s *session) adopt(id auth.Identity) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.who, s.warned, s.expiring = id, false, false
-	s.mu.Unlock()
-	return s.recheck()
 }
 
 // recheck ends the session if who it is has lost the right to it, and reports whether it goes on.
@@ -266,6 +274,7 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	}
 	s.proved(req.Since)
 	s.settle(ans.Acked)
+	ans.PollAfterS = s.api.pollAfterS()
 
 	frame := make([]byte, 0, len(ans.Changes)+changesOverhead)
 	frame = append(frame, `{"t":"`+wire.TChanges+`","id":`...)
@@ -318,5 +327,6 @@ func (s *session) renew(f *wire.Token) (more bool) {
 		s.shut(wire.CloseBadToken, string(wire.TokenBad))
 		return false
 	}
-	return s.adopt(id)
+	s.adopt(id)
+	return s.recheck()
 }

@@ -9,6 +9,7 @@ import (
 // Metrics are the package's collectors. Labels take a few fixed values, never one that a client chose.
 type Metrics struct {
 	sessions    prometheus.Gauge
+	waiting     prometheus.Gauge
 	nudges      prometheus.Counter
 	frames      *prometheus.CounterVec
 	pulls       *prometheus.CounterVec
@@ -21,7 +22,10 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "nudge_sessions", Help: "Open sockets, also those that have not said hello.",
+			Name: "nudge_sessions", Help: "Open sockets, also those that have not said hello, and event streams.",
+		}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "nudge_waiting_pulls", Help: "Pulls over HTTP that wait for something new.",
 		}),
 		nudges: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nudge_nudges_total", Help: "Nudges written to sockets, after coalescing.",
@@ -33,17 +37,17 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 			Name: "nudge_pulls_total", Help: "Pulls over HTTP and socket, by the source of the answer and its status or problem code.",
 		}, []string{"source", "code"}),
 		pullSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "nudge_pull_seconds", Help: "Time to answer a pull, by the source of the answer.",
+			Name: "nudge_pull_seconds", Help: "Time to answer a pull, by the source of the answer; without the time that it waited for something new.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 13), // 0.1 ms to 6 s
 		}, []string{"source"}),
 		closes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "nudge_session_closes_total", Help: `Ended sockets by our close code; "client" closed it, "lost" just ended.`,
+			Name: "nudge_session_closes_total", Help: `Ended sockets and event streams by our close code; "client" closed it, "lost" just ended.`,
 		}, []string{"code"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "nudge_sockets_refused_total", Help: "Sockets refused before the upgrade for want of room, by problem code.",
+			Name: "nudge_sockets_refused_total", Help: "Sockets and event streams that were refused, by problem code.",
 		}, []string{"code"}),
 	}
-	for _, c := range []prometheus.Collector{m.sessions, m.nudges, m.frames, m.pulls, m.pullSeconds, m.closes, m.refused} {
+	for _, c := range []prometheus.Collector{m.sessions, m.waiting, m.nudges, m.frames, m.pulls, m.pullSeconds, m.closes, m.refused} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -153,7 +153,7 @@ func (s *session) flush(act func() (more bool)) {
 		if !act() {
 			// Closed, or broken: either way the reader is to see the end of it. writing stays true,
 			// so nobody starts another flush.
-			_ = s.raw.Close()
+			s.road.cut()
 			return
 		}
 		s.mu.Lock()
@@ -175,7 +175,7 @@ func (s *session) next(now time.Time) func() (more bool) {
 	case s.ending.code != 0:
 		e := s.ending
 		return func() bool {
-			s.closing(e)
+			s.road.close(e.code, e.cause)
 			return false
 		}
 	case !s.ready:

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"strconv"
 	"sync"
 	"time"
@@ -22,19 +21,18 @@ import (
 // closeWait bounds a close handshake with a client that does not take part in it.
 const closeWait = 5 * time.Second
 
-// session is one device's socket. It implements hub.Session.
+// session is one device's socket or event stream. It implements hub.Session.
 type session struct {
 	api    *API
-	conn   *websocket.Conn
-	raw    net.Conn // under conn, to cut it
+	road   road
 	id     string
 	opened time.Time
 	maxAge time.Duration
 
 	// Owned by the reader.
 	headerToken string
-	limiter     *rate.Limiter
-	unregister  func() // from the hub; nil before hello
+	limiter     *rate.Limiter // of a socket's frames; nil on a stream
+	unregister  func()        // from the hub; nil before hello
 
 	// user and device are written by the reader once, before the session is entered anywhere.
 	user, device string
@@ -53,7 +51,9 @@ type session struct {
 	ready    bool // ready is written: nudges may follow
 	ending   ending
 	goaway   *wire.Goaway  // to be written
-	closeAt  time.Time     // after a goaway for age; zero before
+	closeAt  time.Time     // after a goaway that the sweeper sees to; zero before
+	closeFor string        // the cause of that
+	frameAt  time.Time     // when the frame began that is being read; zero between frames
 	who      auth.Identity // of the token, and on this device; zero before hello
 	warned   bool          // token_expiring was noted for this token
 	expiring bool          // token_expiring is to be written
@@ -90,19 +90,19 @@ type ending struct {
 // Device is the device's id, as it said in hello.
 func (s *session) Device() string { return s.device }
 
-// run is the reader: it serves the client's frames until the connection ends, and then waits for
-// everything else that the session started.
-func (s *session) run() {
-	defer s.api.release()
-	clientClosed := s.serve()
-	s.end(clientClosed)
+// run is the reader: it serves what the client says until the road ends, and then waits for everything
+// else that the session started. serve reports whether it was the client who closed.
+func (s *session) run(serve func() (clientClosed bool)) {
+	s.end(func() bool {
+		defer s.survive(s.shut)
+		return serve()
+	}())
 }
 
-// serve reports whether it was the client who closed.
-func (s *session) serve() (clientClosed bool) {
-	defer s.survive(s.shut)
+// frames serves a socket's frames. It reports whether it was the client who closed.
+func (s *session) frames(conn *websocket.Conn) (clientClosed bool) {
 	for {
-		frame, err := s.read()
+		frame, err := s.read(conn)
 		if err != nil {
 			return websocket.CloseStatus(err) != -1
 		}
@@ -124,11 +124,13 @@ func (s *session) survive(end func(code int, cause string)) {
 
 // read returns the next frame's text; nil with no error if the session was told to close instead.
 // It takes a buffer only once a frame has begun.
-func (s *session) read() (*bytes.Buffer, error) {
-	typ, r, err := s.conn.Reader(context.Background())
+func (s *session) read(conn *websocket.Conn) (*bytes.Buffer, error) {
+	typ, r, err := conn.Reader(context.Background())
 	if err != nil {
 		return nil, err
 	}
+	s.reading(time.Now())
+	defer s.reading(time.Time{})
 	buf := s.api.frames.get()
 	if _, err := buf.ReadFrom(io.LimitReader(r, wire.MaxClientFrame+1)); err != nil {
 		s.api.frames.put(buf)
@@ -148,6 +150,13 @@ func (s *session) read() (*bytes.Buffer, error) {
 	return nil, nil
 }
 
+// reading notes when the frame began that is being read; zero when it is read.
+func (s *session) reading(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frameAt = at
+}
+
 // end takes the session out everywhere and waits for its goroutines.
 func (s *session) end(clientClosed bool) {
 	if s.unregister != nil {
@@ -161,10 +170,10 @@ func (s *session) end(clientClosed bool) {
 	ours := s.ending.code != 0
 	s.mu.Unlock()
 	if !ours || clientClosed {
-		_ = s.conn.CloseNow() // ends writes that are under way
+		s.road.cut() // ends writes that are under way
 	}
 	s.running.Wait()
-	_ = s.conn.CloseNow()
+	s.road.cut()
 	s.api.forget(s)
 
 	s.mu.Lock()
@@ -198,12 +207,6 @@ func (s *session) shutLocked(code int, cause string) {
 	s.kick(time.Now())
 }
 
-// closing is the close handshake, in the flush goroutine.
-func (s *session) closing(e ending) {
-	_ = s.raw.SetReadDeadline(time.Now().Add(closeWait))
-	_ = s.conn.Close(websocket.StatusCode(e.code), wire.CloseReason(e.cause))
-}
-
 // cut ends the connection under the session's feet: for a peer that is gone or stuck in mid-frame.
 // code is for the record; 0 for none.
 func (s *session) cut(code int, cause string) {
@@ -212,7 +215,7 @@ func (s *session) cut(code int, cause string) {
 		s.ending = ending{code, cause}
 	}
 	s.mu.Unlock()
-	_ = s.raw.Close()
+	s.road.cut()
 }
 
 // start runs f in a goroutine that end waits for. mu is held.
@@ -242,8 +245,8 @@ func (s *session) write(typ string, frame []byte) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*slow)
 	defer cancel()
 	began := time.Now()
-	if err := s.conn.Write(ctx, websocket.MessageText, frame); err != nil {
-		if ctx.Err() != nil {
+	if err := s.road.write(ctx, typ, frame); err != nil {
+		if time.Since(began) >= 2*slow {
 			s.cut(wire.CloseTooSlow, wire.CauseTooSlow)
 		}
 		return false

@@ -62,19 +62,25 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetReadLimit(-1) // read enforces ours, and closes in an order that lets the client see it
-	a.begin(&session{
-		api:         a,
-		conn:        conn,
-		raw:         up.conn,
-		id:          rand.Text(),
-		opened:      time.Now(),
-		maxAge:      time.Duration(float64(a.limits.MaxAge) * (0.8 + 0.4*mathrand.Float64())),
-		headerToken: token,
-		limiter:     rate.NewLimiter(rate.Limit(float64(a.limits.FramesAMin)/60), a.limits.FrameBurst),
+	s := a.newSession(socketRoad{conn, up.conn})
+	s.headerToken = token
+	s.limiter = rate.NewLimiter(rate.Limit(float64(a.limits.FramesAMin)/60), a.limits.FrameBurst)
+	a.begin(s)
+	go func() {
+		defer a.release()
+		s.run(func() bool { return s.frames(conn) })
+	}()
+}
+
+// newSession makes a session in a reserved place.
+func (a *API) newSession(r road) *session {
+	return &session{
+		api: a, road: r, id: rand.Text(), opened: time.Now(),
+		maxAge: time.Duration(float64(a.limits.MaxAge) * (0.8 + 0.4*mathrand.Float64())),
 		// The first ping comes anywhere in the period, so that a herd that connected at once does
 		// not answer at once for ever.
 		nextPing: time.Now().Add(time.Duration(mathrand.Int64N(int64(a.limits.Ping)) + 1)),
-	})
+	}
 }
 
 // names reports whether a header's comma-separated list holds the value.
@@ -96,6 +102,8 @@ func (a *API) reserve() *wire.Problem {
 	switch {
 	case a.draining:
 		return wire.NewProblem(wire.Draining, "")
+	case a.polling() > 0:
+		return pollInstead(a.polling())
 	case a.open >= a.limits.MaxSockets:
 		return busy("this node holds as many sockets as it may")
 	case !a.handshakes.Allow():
@@ -121,14 +129,13 @@ func (a *API) release() {
 	}
 }
 
-// begin starts a session in a reserved place.
+// begin enters a session that is about to run.
 func (a *API) begin(s *session) {
 	a.mu.Lock()
 	a.sessions[s] = struct{}{}
 	draining := a.draining
 	a.mu.Unlock()
 	a.metrics.sessions.Inc()
-	go s.run()
 	if draining { // it began during the upgrade
 		s.shut(wire.CloseDrain, string(wire.Draining))
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	mathrand "math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/nudgesync/nudge/server/wire"
@@ -17,20 +18,27 @@ const stopGrace = 2 * time.Second
 // Run looks after the sessions until ctx ends. Then it closes those that are left and returns once
 // the last of their goroutines has ended. It is called once; its error is always nil.
 func (a *API) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	if a.cfg.Polling != nil {
+		watching.Go(func() { a.watchPolling(ctx) })
+	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case now := <-tick.C:
-			for _, s := range a.live() {
-				s.tend(now)
+			live := a.live()
+			window := time.Duration(len(live)) * time.Second / time.Duration(a.limits.DrainRate)
+			for _, s := range live {
+				s.tend(now, window)
 			}
 		}
 	}
 	a.startDraining()
-	for _, s := range a.live() {
-		s.shut(wire.CloseDrain, string(wire.Draining))
+	for _, g := range a.guests() {
+		g.shut(wire.CloseDrain, string(wire.Draining))
 	}
 	a.stopBase() // ends pulls
 	grace := time.NewTimer(stopGrace)
@@ -66,8 +74,9 @@ func (a *API) live() []*session {
 	return out
 }
 
-// tend does what is due for the session. It does not block.
-func (s *session) tend(now time.Time) {
+// tend does what is due for the session. Sessions that leave together do so within the window. It does
+// not block.
+func (s *session) tend(now time.Time, window time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &s.api.limits
@@ -76,6 +85,10 @@ func (s *session) tend(now time.Time) {
 	}
 	if !s.greeted && now.Sub(s.opened) >= l.Hello {
 		s.shutLocked(wire.CloseHelloTimeout, wire.CauseHelloTimeout)
+		return
+	}
+	if !s.frameAt.IsZero() && now.Sub(s.frameAt) >= l.SlowFrame {
+		s.shutLocked(wire.CloseTooSlow, wire.CauseTooSlow)
 		return
 	}
 	if !now.Before(s.nextPing) {
@@ -94,11 +107,11 @@ func (s *session) tend(now time.Time) {
 	}
 	switch {
 	case s.closeAt.IsZero() && now.Sub(s.opened) >= s.maxAge:
-		after := time.Duration(mathrand.Int64N(int64(l.Goaway)))
-		s.closeAt = now.Add(after)
-		s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: wire.CauseMaxAge}
+		s.sendAway(now, time.Duration(mathrand.Int64N(int64(l.Goaway))), wire.CauseMaxAge)
+	case s.closeAt.IsZero() && s.api.polling() > 0:
+		s.sendAway(now, time.Duration(mathrand.Int64N(int64(window)+1)), string(wire.Polling))
 	case !s.closeAt.IsZero() && !now.Before(s.closeAt):
-		s.shutLocked(wire.CloseDrain, wire.CauseMaxAge)
+		s.shutLocked(wire.CloseDrain, s.closeFor)
 		return
 	}
 	if !s.own.IsZero() && now.Sub(s.ownAt) >= l.OwnGrace {
@@ -111,11 +124,17 @@ func (s *session) tend(now time.Time) {
 	s.kick(now)
 }
 
+// sendAway notes a goaway, and the close that the sweeper follows it with. mu is held.
+func (s *session) sendAway(now time.Time, after time.Duration, cause string) {
+	s.closeAt, s.closeFor = now.Add(after), cause
+	s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: cause}
+}
+
 // ping asks the peer for a sign of life and cuts the session if none comes.
 func (s *session) ping() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.api.limits.Ping)
 	defer cancel()
-	if err := s.conn.Ping(ctx); err != nil && ctx.Err() != nil {
+	if err := s.road.ping(ctx); err != nil && ctx.Err() != nil {
 		s.cut(0, "no pong")
 	}
 }

@@ -119,6 +119,7 @@ type world struct {
 	url      string // of the public listener
 	key      auth.Key
 	verifier *auth.Verifier
+	dialRaw  func(context.Context, string, string) (net.Conn, error)
 	stop     func() // ends Run and waits for it
 }
 
@@ -169,8 +170,9 @@ func start(t *testing.T, ln net.Listener, dial func(context.Context, string, str
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.dialRaw = dial
 	transport := &http.Transport{DialContext: dial, DisableCompression: true}
-	w.client = &http.Client{Transport: transport}
+	w.client = &http.Client{Transport: recording{transport, t}}
 
 	server := api.NewServer(w.api.Public(), "", log)
 	served := make(chan error, 1)
@@ -349,6 +351,7 @@ func hear[F any](d *device, typ string) F {
 	if err := errors.Join(json.Unmarshal(b, &head), json.Unmarshal(b, &f)); err != nil || head.T != typ {
 		d.t.Fatalf("heard %s (%v), wanted %s", b, err, typ)
 	}
+	theContract().frame(d.t, "socket", typ, b)
 	return f
 }
 
@@ -375,6 +378,7 @@ func (d *device) wantClose(code int, cause string) {
 		if !errors.As(err, &c) || int(c.Code) != code || !strings.HasPrefix(c.Reason, cause+": ") {
 			d.t.Fatalf("ended with %v, wanted close %d %s", err, code, cause)
 		}
+		theContract().closed(d.t, "socket", code, cause)
 		return
 	}
 }

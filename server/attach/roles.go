@@ -27,6 +27,7 @@ var logRights = []struct {
 	{"table", "nudge.feed", []string{"select", "insert", "update"}, []string{"select"}},
 	{"table", "nudge.keys", []string{"select", "insert", "update"}, nil}, // who reads rows need not read keys
 	{"table", "nudge.revocations", []string{"select", "insert", "update", "delete"}, nil},
+	{"table", "nudge.settings", []string{"select", "insert", "update", "delete"}, nil},
 	{"table", migrations.Table, []string{"select"}, nil},
 	{"function", "nudge.segment_open", []string{"execute"}, nil},
 	{"function", "nudge.segment_drop", []string{"execute"}, nil},

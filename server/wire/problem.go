@@ -33,6 +33,7 @@ const (
 	Starting          Code = "starting"
 	DatabaseAway      Code = "database_away"
 	TokenUnverifiable Code = "token_unverifiable"
+	Polling           Code = "polling"
 	Internal          Code = "internal"
 )
 
@@ -66,6 +67,7 @@ var kinds = map[Code]kind{
 	Starting:          {503, "The service is starting", "Wait for retry_after_ms."},
 	DatabaseAway:      {503, "The database does not answer", "Wait for retry_after_ms."},
 	TokenUnverifiable: {503, "The token can't be verified right now", "Keep the token and try again."},
+	Polling:           {503, "Devices are asked to poll for now", "Pull over HTTP, and again after poll_after_s, until a page says null."},
 	Internal:          {500, "Something went wrong on our side", "Try again later; nothing is wrong with the request."},
 }
 

@@ -16,6 +16,8 @@ const (
 	HeaderDevice = "Nudge-Device"
 	// HeaderCursor carries a fresh cursor on every answer, also on 304.
 	HeaderCursor = "Nudge-Cursor"
+	// HeaderPollAfter carries a page's poll_after_s, also on 304; without one it is not there.
+	HeaderPollAfter = "Nudge-Poll-After"
 )
 
 // Sizes that both sides know.
@@ -32,7 +34,7 @@ const (
 type Page struct {
 	Cursor       string   `json:"cursor"`
 	HasMore      bool     `json:"has_more"`
-	PollAfterS   *int     `json:"poll_after_s"`
+	PollAfterS   *int     `json:"poll_after_s"` // pull over HTTP again after so many seconds; null: when nudged
 	LastMutation *int64   `json:"last_mutation"`
 	Changes      []Change `json:"changes"`
 }
@@ -76,6 +78,9 @@ const (
 	TTokenExpiring = "token_expiring" // TokenExpiring
 	TGoaway        = "goaway"         // Goaway
 	TError         = "error"          // Error
+
+	// TClose is the last event of a stream, where a socket has a close frame.
+	TClose = "close" // Close
 )
 
 // Hello opens a session. Cursor is null for a device that holds none.
@@ -162,4 +167,11 @@ type Error struct {
 	Code         Code   `json:"code"`
 	Hint         string `json:"hint,omitempty"` // what to do about it, for people
 	RetryAfterMS int    `json:"retry_after_ms,omitempty"`
+}
+
+// Close says why an event stream ends: a close code, and the reason that a close frame would carry.
+type Close struct {
+	T      string `json:"t"`
+	Code   int    `json:"code"`
+	Reason string `json:"reason"`
 }

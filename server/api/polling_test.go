@@ -1,0 +1,158 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nudgesync/nudge/server/api"
+	"github.com/nudgesync/nudge/server/wire"
+)
+
+// order is an api.Polling in memory.
+type order struct {
+	mu    sync.Mutex
+	after time.Duration
+	err   error
+}
+
+func (o *order) PollAfter(context.Context) (time.Duration, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.after, o.err
+}
+
+func (o *order) SetPollAfter(_ context.Context, after time.Duration) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.after = after
+	}
+	return o.err
+}
+
+func (o *order) fail(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err = err
+}
+
+// An operator turns the fleet to polling, and back: sessions leave one after the other, new ones are
+// refused, pulls say when to come again and do not wait.
+func TestPolling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &order{}
+		w := piped(t, noPings, func(c *api.Config) { c.Polling, c.Limits.DrainRate = o, 2 })
+		const n = 10
+		var devices []*device
+		for i := range n {
+			devices = append(devices, w.join(fmt.Sprint("d", i), "10"))
+		}
+		stream := w.listen("stream", "")
+		heard[wire.Ready](stream, wire.TReady)
+		waiting := w.later("/v1/changes?since=10&wait=30s")
+		synctest.Wait()
+		if err := o.SetPollAfter(context.Background(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second) // within a second they know, within another they are told
+		var leaving sync.WaitGroup
+		for _, d := range devices {
+			leaving.Go(func() {
+				g := hear[wire.Goaway](d, wire.TGoaway)
+				if g.Reason != "polling" || g.AfterMS < 0 || g.AfterMS > 5500 {
+					t.Errorf("%+v", g)
+				}
+				d.wantClose(wire.CloseDrain, "polling")
+			})
+		}
+		if g := heard[wire.Goaway](stream, wire.TGoaway); g.Reason != "polling" {
+			t.Errorf("%+v", g)
+		}
+		stream.wantEnd(wire.CloseDrain, "polling")
+		leaving.Wait()
+
+		res, body := w.ask(http.MethodGet, "/v1/socket", "", "Connection", "Upgrade", "Upgrade", "websocket",
+			"Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg==", "Sec-WebSocket-Protocol", wire.Subprotocol)
+		if p := wantProblem(t, res, body, 503, wire.Polling); p.RetryAfterMS < 60_000 || p.RetryAfterMS > 75_000 {
+			t.Errorf("%+v", p)
+		}
+		res, body = w.ask("GET", "/v1/events", "")
+		wantProblem(t, res, body, 503, wire.Polling)
+		if a := <-waiting; a.page(t).PollAfterS != nil { // it was answered before anybody knew, or waited its time out
+			t.Errorf("%+v", a)
+		}
+		for _, c := range []struct{ path, match string }{
+			{"/v1/changes?since=10", ""},
+			{"/v1/changes?since=10&wait=30s", ""},
+			{"/v1/changes", `"10"`},
+		} {
+			a := <-w.later(c.path, "If-None-Match", c.match)
+			if a.took != 0 || a.res.Header.Get(wire.HeaderPollAfter) != "60" {
+				t.Errorf("%s: %v %+v", c.path, a.took, a.res.Header)
+			}
+			if c.match == "" {
+				if got := a.page(t).PollAfterS; got == nil || *got != 60 {
+					t.Errorf("%s: %v", c.path, got)
+				}
+			}
+		}
+		o.fail(errors.New("the database is away")) // what was read last stands
+		time.Sleep(time.Minute)
+		if got := (<-w.later("/v1/changes")).page(t).PollAfterS; got == nil || *got != 60 {
+			t.Errorf("%v", got)
+		}
+		o.fail(nil)
+		if err := o.SetPollAfter(context.Background(), 0); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		a := <-w.later("/v1/changes")
+		if a.page(t).PollAfterS != nil || a.res.Header.Get(wire.HeaderPollAfter) != "" {
+			t.Errorf("%+v", a)
+		}
+		w.join("back", "10")
+	})
+}
+
+func TestPollingOrder(t *testing.T) {
+	o := &order{}
+	w := tcp(t, func(c *api.Config) { c.Polling = o })
+	ask := func(method, body string) (*http.Response, string) {
+		r := httptest.NewRequestWithContext(t.Context(), method, "/v1/admin/poll", strings.NewReader(body))
+		r.Host = "127.0.0.1:8081"
+		rec := httptest.NewRecorder()
+		w.api.Admin().ServeHTTP(rec, r)
+		res := rec.Result()
+		theContract().check(t, r, res, rec.Body.String())
+		return res, rec.Body.String()
+	}
+	for _, c := range []struct{ method, body, want string }{
+		{"GET", "", `{"poll_after_s":null}`},
+		{"PUT", `{"poll_after_s":60}`, `{"poll_after_s":60}`},
+		{"GET", "", `{"poll_after_s":60}`},
+		{"PUT", `{"poll_after_s":86400}`, `{"poll_after_s":86400}`},
+		{"DELETE", "", `{"poll_after_s":null}`},
+	} {
+		if res, body := ask(c.method, c.body); res.StatusCode != 200 || strings.TrimSpace(body) != c.want || !json.Valid([]byte(body)) {
+			t.Errorf("%s %s: %d %s", c.method, c.body, res.StatusCode, body)
+		}
+	}
+	for _, body := range []string{"", "{}", `{"poll_after_s":0}`, `{"poll_after_s":null}`, `{"poll_after_s":86401}`, `{"poll_after_s":1.5}`, `{"poll_after_s":"60"}`} {
+		res, got := ask("PUT", body)
+		wantProblem(t, res, got, 400, wire.RequestInvalid)
+	}
+	res, body := ask("POST", "")
+	wantProblem(t, res, body, 405, wire.RequestInvalid)
+	o.fail(errors.New("secret"))
+	res, body = ask("PUT", `{"poll_after_s":60}`)
+	wantProblem(t, res, body, 500, wire.Internal)
+}
