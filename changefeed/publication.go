@@ -26,8 +26,11 @@ type publication struct {
 // published is one table's membership.
 type published struct {
 	Table uint32 `json:"table"` // OID
-	By    string `json:"by"`    // OIDs of what puts it in; "": it is not in
+	// By are the OIDs of what puts it in without naming it: a schema, a table that it is a partition of. An entry
+	// of its own is part of its shape: another one is a reset of this table.
+	By string `json:"by,omitempty"`
 
+	in          bool // by whatever
 	partitioned bool
 	filtered    bool     // only rows that pass a condition
 	columns     []string // if there is a list of them
@@ -49,7 +52,7 @@ func (p *publication) differs(now publication) string {
 		return "the publication was replaced or altered"
 	}
 	for name, was := range p.Tables {
-		if is, ok := now.Tables[name]; ok && is.Table == was.Table && was.By != "" && is.By != was.By {
+		if is, ok := now.Tables[name]; ok && is.Table == was.Table && is.By != was.By {
 			return "a table was out of the publication"
 		}
 	}
@@ -73,7 +76,7 @@ func (p *publication) usable(name string, routing *route.Config) error {
 		switch {
 		case !ok: // it has no rows that could be missed
 			continue
-		case t.By == "":
+		case !t.in:
 			missing = append(missing, table)
 			continue
 		case t.filtered:
@@ -124,15 +127,16 @@ with pub as (select * from pg_publication where pubname = $1),
              from unnest($2::text[]) x(name)
              join pg_namespace n on n.nspname = split_part(x.name, '.', 1)
              join pg_class c on c.relnamespace = n.oid and c.relname = substr(x.name, length(n.nspname) + 2)),
-     m as (select t.*, concat_ws(' ', case when pub.puballtables then 'all' end,
+     m as (select t.*, pub.puballtables or exists (select from pg_publication_rel r where r.prpubid = pub.oid and r.prrelid = t.oid) as named,
+                  concat_ws(' ',
                   (select string_agg(r.oid::text, ' ' order by r.oid) from pg_publication_rel r
-                    where r.prpubid = pub.oid and r.prrelid = any(t.family))%s) as by,
+                    where r.prpubid = pub.oid and r.prrelid = any(t.family) and r.prrelid <> t.oid)%s) as by,
                   exists (select from pg_publication_rel r
                            where r.prpubid = pub.oid and r.prrelid = any(t.family) and to_jsonb(r) ->> 'prqual' is not null) as filtered,
                   (select string_to_array(translate(to_jsonb(r) ->> 'prattrs', '[],', ''), ' ') from pg_publication_rel r
                     where r.prpubid = pub.oid and r.prrelid = t.oid) as attnums
              from t, pub)
-select name, oid, by, partitioned, filtered,
+select name, oid, by, named or by <> '', partitioned, filtered,
        case when attnums is not null then
             (select array_agg(a.attname::text) from pg_attribute a where a.attrelid = m.oid and a.attnum = any(attnums::int2[])) end
   from m`
@@ -158,7 +162,7 @@ func (f *Feed) readPublication(ctx context.Context) (publication, error) {
 	rows, _ := f.cfg.Source.Query(ctx, fmt.Sprintf(membersSQL, schemas), f.cfg.Publication, f.cfg.Routing.Names())
 	var name string
 	var t published
-	_, err = pgx.ForEachRow(rows, []any{&name, &t.Table, &t.By, &t.partitioned, &t.filtered, &t.columns}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &t.Table, &t.By, &t.in, &t.partitioned, &t.filtered, &t.columns}, func() error {
 		p.Tables[name] = t
 		t.columns = nil // the next row must not share it
 		return nil

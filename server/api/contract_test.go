@@ -292,7 +292,7 @@ func TestContractIsWhole(t *testing.T) {
 func TestContractExamples(t *testing.T) {
 	c := theContract()
 	reads := map[string]any{
-		"Page": new(wire.Page), "Problem": new(wire.Problem), "PollOrder": &map[string]int{},
+		"Page": new(wire.Page), "Problem": new(wire.Problem), "PollOrder": &map[string]int{}, "Revocation": &map[string]string{},
 		wire.THello: new(wire.Hello), wire.TPull: new(wire.Pull), wire.TAck: new(wire.Ack), wire.TToken: new(wire.Token),
 		wire.TReady: new(wire.Ready), wire.TCursor: new(wire.Cursor), wire.TNudge: new(wire.Nudge), wire.TChanges: new(wire.Changes),
 		wire.TTokenExpiring: new(wire.TokenExpiring), wire.TGoaway: new(wire.Goaway), wire.TError: new(wire.Error), wire.TClose: new(wire.Close),
