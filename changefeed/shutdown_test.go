@@ -105,7 +105,7 @@ func (p *pair) writing(dsn string) (wait func()) {
 }
 
 // P7, A21: a fast shutdown of the source never waits for the feed, whatever the feed waits for.
-func TestP07FastShutdown(t *testing.T) {
+func TestP07A21FastShutdown(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	restart := func() {
