@@ -124,7 +124,7 @@ func TestRunNamesWhatIsWrong(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			tt.plant(w)
-			code, stdout, stderr := w.clientsim("--users", "2", "--devices", tt.devices, "--rate", "40", "--duration", "1s", "--settle", "3s", "--quiet")
+			code, stdout, stderr := w.clientsim("--users", "2", "--devices", tt.devices, "--rate", "40", "--duration", "3s", "--settle", "3s", "--quiet")
 			if code != exitWrong {
 				t.Errorf("exit code %d, want %d\n%s", code, exitWrong, stderr)
 			}

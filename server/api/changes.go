@@ -67,6 +67,9 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	} else {
 		ans, err = a.pullOnce(r.Context(), ask.Request)
 	}
+	if err == nil { // reading may have taken long
+		err = a.cfg.Verifier.Check(id)
+	}
 	if err != nil {
 		return refuse(err)
 	}

@@ -53,6 +53,9 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) {
 		return false
 	})
 	if !st.opened() {
+		if errors.Is(refused, errStreamOver) {
+			refused = s.check()
+		}
 		if refused == nil { // told to go before it began, as by a drain or by a newer session
 			refused = busy("the session ended before it began")
 		}
