@@ -63,6 +63,27 @@ func (p *pair) signalLog(s syscall.Signal) {
 	}
 }
 
+// stopLog has the feed's log stand still, and an append wait for it. Were the gate still to be asked, its
+// connection would end with the server's, and the feed with it.
+func (p *pair) stopLog(c *changefeed.Config) (stuck func()) {
+	appending := make(chan struct{}, 1000)
+	c.Failpoint = func(s changefeed.Step) error {
+		if s == changefeed.BeforeAppend {
+			appending <- struct{}{}
+		}
+		return nil
+	}
+	return func() {
+		p.t.Helper()
+		for len(appending) > 0 {
+			<-appending
+		}
+		p.signalLog(syscall.SIGSTOP)
+		p.exec(`update items set version = version + 1`)
+		<-appending
+	}
+}
+
 // shutdown is a fast one of the source. The bound is generous: what it is to find waits for the server's
 // walsender timeout, or for the feed's patience, or for ever.
 func (p *pair) shutdown() {
@@ -165,18 +186,19 @@ func TestP07A21FastShutdown(t *testing.T) {
 		again(t, stop)
 	})
 	sub("the log stands still", func(t *testing.T) {
-		stop := p.start(p.external)
+		var stuck func()
+		stop := p.start(func(c *changefeed.Config) { p.external(c); stuck = p.stopLog(c) })
 		p.settle()
-		p.signalLog(syscall.SIGSTOP)
-		p.exec(`update items set version = version + 1`)
+		stuck()
 		p.shutdown()
 		p.signalLog(syscall.SIGCONT)
 		again(t, stop)
 	})
 	sub("the log stands still, and memory is full", func(t *testing.T) {
-		stop := p.start(func(c *changefeed.Config) { p.external(c); c.MaxBatch = 1 })
+		var stuck func()
+		stop := p.start(func(c *changefeed.Config) { p.external(c); c.MaxBatch, stuck = 1, p.stopLog(c) })
 		p.settle()
-		p.signalLog(syscall.SIGSTOP)
+		stuck()
 		for range 3 {
 			p.exec(`update items set version = version + 1, body = repeat(md5(random()::text), 2000)`)
 		}
