@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -312,10 +311,8 @@ func TestStreamAtRest(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		all := make([]byte, 4<<20)
-		stacks := string(all[:runtime.Stack(all, true)])
-		if got := strings.Count(stacks, "created by github.com/nudgesync/nudge/server/api."); got != 0 {
-			t.Errorf("%d goroutines beside the handlers", got)
+		if got := len(goroutinesOf("/server/api.")); got != n+1 {
+			t.Errorf("%d goroutines for %d streams and Run", got, n)
 		}
 	})
 }

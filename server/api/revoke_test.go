@@ -13,6 +13,7 @@ import (
 
 	"github.com/nudgesync/nudge/server/api"
 	"github.com/nudgesync/nudge/server/auth"
+	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -138,6 +139,23 @@ func TestPullOfARevokedSession(t *testing.T) {
 		// The next frame ends it, should the node not have heard of it otherwise.
 		d.say(wire.Pull{T: wire.TPull, ID: 8})
 		d.wantClose(wire.CloseRevoked, "token_revoked")
+	})
+}
+
+// Nor is there a page over HTTP for one who was revoked while it was read.
+func TestPageOfARevokedDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j judge
+		w := piped(t, judged(t, &j))
+		w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) {
+			j.says(refuse(wire.TokenRevoked, "7", "phone"))
+			return &pull.Answer{Cursor: "11", Changes: []byte(`{"op":"forget","scope":"user:7"}`), Rows: 1, Source: "snapshot", Upto: position(11)}, nil
+		}
+		for _, path := range []string{"/v1/changes?since=10", "/v1/changes?since=10&wait=30s"} {
+			j.says(nil)
+			res, body := w.ask("GET", path, "")
+			wantProblem(t, res, body, 403, wire.TokenRevoked)
+		}
 	})
 }
 
