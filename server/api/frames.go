@@ -55,8 +55,7 @@ func (s *session) dispatch(b []byte) (more bool) {
 			return true
 		}
 	}
-	if !s.limiter.Allow() {
-		s.shut(wire.CloseRate, string(wire.RateLimited))
+	if !s.allow() {
 		return false
 	}
 	if err != nil {
@@ -80,6 +79,15 @@ func (s *session) dispatch(b []byte) (more bool) {
 	}
 	s.api.metrics.received(wire.THello)
 	return s.hello(hello)
+}
+
+// allow counts a frame, and ends the session if it is one too many.
+func (s *session) allow() bool {
+	if s.limiter.Allow() {
+		return true
+	}
+	s.shut(wire.CloseRate, string(wire.RateLimited))
+	return false
 }
 
 // refuse answers a frame that could not be served. It reports whether the session goes on.

@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"io"
 	mathrand "math/rand/v2"
@@ -49,10 +50,14 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	up := &upgrade{ResponseWriter: w}
+	var s *session // made before anything is read
 	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{wire.Subprotocol},
 		InsecureSkipVerify: true, // our own rule is exact about scheme and port
 		CompressionMode:    websocket.CompressionDisabled,
+		// Control frames pass dispatch by: a ping that is one too many gets no pong.
+		OnPingReceived: func(context.Context, []byte) bool { return s.allow() },
+		OnPongReceived: func(context.Context, []byte) { s.allow() },
 	})
 	if err != nil {
 		a.release()
@@ -62,7 +67,7 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetReadLimit(-1) // read enforces ours, and closes in an order that lets the client see it
-	s := a.newSession(socketRoad{conn, up.conn})
+	s = a.newSession(socketRoad{conn, up.conn})
 	s.headerToken = token
 	s.limiter = rate.NewLimiter(rate.Limit(float64(a.limits.FramesAMin)/60), a.limits.FrameBurst)
 	a.begin(s)

@@ -174,6 +174,28 @@ func TestFrameRate(t *testing.T) {
 }
 
 // Refused acks are not free: they would let anyone keep us busy.
+// Pings are frames like others, also before hello.
+func TestPingRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings)
+		pongs := 0
+		d := w.dial(func(o *websocket.DialOptions) {
+			o.OnPongReceived = func(context.Context, []byte) { pongs++ }
+		})
+		go func() {
+			for range 100 {
+				if d.conn.Ping(context.Background()) != nil {
+					return
+				}
+			}
+		}()
+		d.wantClose(wire.CloseRate, "rate_limited")
+		if pongs != 60 {
+			t.Errorf("%d pongs", pongs)
+		}
+	})
+}
+
 func TestBadAcksAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := piped(t)
