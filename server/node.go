@@ -207,7 +207,8 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
 		Limits: api.Limits{
 			HandshakeRate: cfg.Limits.HandshakeRate, MaxSockets: cfg.Limits.MaxSockets,
-			DrainRate: cfg.Limits.HandshakeRate, // whoever takes the sockets over admits no more
+			MaxUserSockets: cfg.Limits.MaxUserSockets,
+			DrainRate:      cfg.Limits.HandshakeRate, // whoever takes the sockets over admits no more
 		},
 	})
 	if err != nil {

@@ -101,8 +101,9 @@ type Limits struct {
 	PageRows    int           // rows a page at most, whatever limit asks for; 5000
 	DrainRate   int           // sessions a second that the other nodes can admit; 500
 
-	HandshakeRate int // new sockets a second, and at once; 200
-	MaxSockets    int // open ones, streams and waiting pulls among them; 50,000
+	HandshakeRate  int // new sockets a second, and at once; 200
+	MaxSockets     int // open ones, streams and waiting pulls among them; 50,000
+	MaxUserSockets int // of those, one user's; 64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -125,6 +126,7 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.DrainRate, 500)
 	orInt(&l.HandshakeRate, 200)
 	orInt(&l.MaxSockets, 50_000)
+	orInt(&l.MaxUserSockets, 64)
 	return l
 }
 
@@ -190,6 +192,7 @@ type API struct {
 	sessions map[*session]struct{}
 	byDevice map[deviceKey]*session // those that said hello; the newest of each device
 	waiters  map[deviceKey]*waiter  // waiting pulls; the newest of each device
+	byUser   map[string]int         // places that a user holds; sessions that said hello, and waiting pulls
 	empty    chan struct{}          // closed when draining and open is 0
 }
 
@@ -220,6 +223,7 @@ func New(cfg Config) (*API, error) {
 		sessions: map[*session]struct{}{},
 		byDevice: map[deviceKey]*session{},
 		waiters:  map[deviceKey]*waiter{},
+		byUser:   map[string]int{},
 		empty:    make(chan struct{}),
 	}
 	var err error

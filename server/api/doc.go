@@ -52,6 +52,8 @@
 //   - A device that takes longer than 5 s to take a frame is closed with 4003; one that takes longer
 //     than 10 s is cut without a code, because half a frame is under way. No pong in 30 s: cut.
 //     A frame of the client's that takes longer than 10 s from its first byte to its last: 4003.
+//   - A user may hold 64 places of a node, of sessions and waiting pulls: a hello beyond closes with 4029; a
+//     stream or a wait beyond is refused with 429 rate_limited.
 //   - The same user and device opens another socket or stream: the older one closes with 4504.
 //
 // # Where no socket gets through

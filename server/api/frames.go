@@ -150,7 +150,9 @@ func (s *session) join(ctx context.Context, id auth.Identity, device, cursor str
 	if err := s.check(); err != nil { // Recheck could not find it before
 		return pull.Comparison{}, err
 	}
-	s.api.greet(s)
+	if err := s.api.greet(s); err != nil {
+		return pull.Comparison{}, err
+	}
 	s.unregister = s.api.cfg.Hub.Register(pull.Scopes(s.user), s)
 	return s.api.cfg.Engine.Compare(ctx, s.user, cursor)
 }
@@ -192,7 +194,9 @@ func (s *session) shutProblem(p *wire.Problem) {
 		code = wire.CloseTokenExpired
 	case p.Code == wire.TokenRevoked:
 		code = wire.CloseRevoked
-	case p.Status == http.StatusServiceUnavailable, p.Status == http.StatusTooManyRequests:
+	case p.Code == wire.RateLimited:
+		code = wire.CloseRate
+	case p.Status == http.StatusServiceUnavailable:
 		code = wire.CloseOverload
 	case p.Code == wire.Internal:
 		code = wire.CloseInternal

@@ -133,6 +133,9 @@ func (a *API) admitWaiter(key deviceKey, p *waiter) error {
 	case a.open >= a.limits.MaxSockets:
 		return busy("this node holds as many sockets as it may")
 	}
+	if err := a.occupy(key.user); err != nil {
+		return err
+	}
 	a.open++
 	if older := a.waiters[key]; older != nil {
 		older.shut(wire.CloseReplaced, wire.CauseReplaced)
@@ -147,6 +150,7 @@ func (a *API) dismissWaiter(key deviceKey, p *waiter) {
 	if a.waiters[key] == p {
 		delete(a.waiters, key)
 	}
+	a.vacate(key.user)
 	a.mu.Unlock()
 	a.metrics.waiting.Dec()
 	a.release()

@@ -146,16 +146,39 @@ func (a *API) begin(s *session) {
 	}
 }
 
-// greet enters a session under its device. An older one of the same device gives way: phones leave
-// half-open sockets behind.
-func (a *API) greet(s *session) {
+// greet enters a session under its user and device, or says why it may not be. An older one of the same
+// device gives way: phones leave half-open sockets behind.
+func (a *API) greet(s *session) error {
 	key := deviceKey{s.user, s.device}
 	a.mu.Lock()
+	if err := a.occupy(s.user); err != nil {
+		a.mu.Unlock()
+		a.metrics.refused.WithLabelValues(string(wire.RateLimited)).Inc()
+		return err
+	}
+	s.placed = true
 	older := a.byDevice[key]
 	a.byDevice[key] = s
 	a.mu.Unlock()
 	if older != nil {
 		older.shut(wire.CloseReplaced, wire.CauseReplaced)
+	}
+	return nil
+}
+
+// occupy counts a place as the user's: the node's places must not all be one user's. vacate is its
+// opposite. a.mu is held.
+func (a *API) occupy(user string) error {
+	if a.byUser[user] >= a.limits.MaxUserSockets {
+		return wire.NewProblem(wire.RateLimited, "this user has as many sockets and waiting pulls as one may")
+	}
+	a.byUser[user]++
+	return nil
+}
+
+func (a *API) vacate(user string) {
+	if a.byUser[user]--; a.byUser[user] == 0 {
+		delete(a.byUser, user)
 	}
 }
 
@@ -166,6 +189,9 @@ func (a *API) forget(s *session) {
 	delete(a.sessions, s)
 	if a.byDevice[key] == s {
 		delete(a.byDevice, key)
+	}
+	if s.placed {
+		a.vacate(s.user)
 	}
 	a.mu.Unlock()
 	a.metrics.sessions.Dec()
