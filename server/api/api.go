@@ -104,6 +104,7 @@ type Limits struct {
 	HandshakeRate  int // new sockets a second, and at once; 200
 	MaxSockets     int // open ones, streams and waiting pulls among them; 50,000
 	MaxUserSockets int // of those, one user's; 64
+	BodyBytes      int // of pages that are being written; 128 MiB. An eighth of them may be one user's
 }
 
 func (l Limits) withDefaults() Limits {
@@ -127,6 +128,7 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.HandshakeRate, 200)
 	orInt(&l.MaxSockets, 50_000)
 	orInt(&l.MaxUserSockets, 64)
+	orInt(&l.BodyBytes, 128<<20)
 	return l
 }
 
@@ -174,6 +176,7 @@ type API struct {
 	metrics *Metrics
 	origins map[string]bool
 	frames  frameBuffers
+	bodies  *bodies
 	// compress is shared by all answers.
 	compress *compressors
 	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost
@@ -230,6 +233,7 @@ func New(cfg Config) (*API, error) {
 	if a.compress, err = newCompressors(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
+	a.bodies = newBodies(a.limits.BodyBytes)
 	a.handshakes = rate.NewLimiter(rate.Limit(a.limits.HandshakeRate), a.limits.HandshakeRate)
 	a.base, a.stopBase = context.WithCancel(context.Background())
 	for _, o := range cfg.Origins {

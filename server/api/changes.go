@@ -23,9 +23,6 @@ const (
 	maxTables  = 100 // tables of a pull
 )
 
-// answerWithin bounds the writing of an answer that was waited for.
-const answerWithin = time.Minute
-
 // errGone is the end of a request whose client did not wait for the answer.
 var errGone = errors.New("the client is gone")
 
@@ -73,6 +70,11 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	if err != nil {
 		return refuse(err)
 	}
+	release, err := a.bodies.take(id.User, len(ans.Changes))
+	if err != nil {
+		return refuse(err)
+	}
+	defer release()
 	key := deviceKey{id.User, device}
 	a.proved(key, ask.Since)
 	a.settle(key, ans.Acked)
@@ -97,6 +99,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	body = append(body, '{')
 	body = ans.AppendMembers(body)
 	body = append(body, '}')
+	ans.Changes = nil // one copy is held while the client reads
 	h.Set("ETag", `"`+ans.Cursor+`"`)
 	a.writeBody(w, r, "application/json", body)
 	return ans.Source, "200", waited

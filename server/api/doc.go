@@ -56,6 +56,10 @@
 //     stream or a wait beyond is refused with 429 rate_limited.
 //   - The same user and device opens another socket or stream: the older one closes with 4504.
 //
+// A page that is not read is held for its client, for 10 s and as long as it takes at 64 KiB/s. Of such
+// pages, over HTTP and socket, a node holds 128 MiB, and an eighth of that for one user: beyond it a pull is
+// refused with overloaded, or rate_limited.
+//
 // # Where no socket gets through
 //
 // GET /v1/events is a session whose frames leave as server-sent events, named after their type; the last

@@ -276,6 +276,12 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 		}
 	}
 	upto := change.Position{}
+	var release func()
+	if err == nil {
+		if release, err = s.api.bodies.take(s.user, len(ans.Changes)); err == nil {
+			defer release()
+		}
+	}
 	if err == nil {
 		upto = ans.Upto
 	}
@@ -294,6 +300,7 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	frame = append(frame, ',')
 	frame = ans.AppendMembers(frame)
 	frame = append(frame, '}')
+	ans.Changes = nil
 	return ans.Source, "200", s.write(wire.TChanges, frame)
 }
 

@@ -92,9 +92,8 @@ func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity,
 	defer a.cfg.Hub.Register(pull.Scopes(ask.User), p)()
 
 	// The server's own deadline is for requests that are answered at once.
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Time{})
-	defer func() { _ = control.SetWriteDeadline(time.Now().Add(answerWithin)) }()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	defer limitWrite(w, 0)
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
