@@ -68,7 +68,7 @@ func (n *node) authenticate() error {
 	if n.remote, err = newRemote(n.cfg, n.log, metrics, recheck); err != nil {
 		return err
 	}
-	n.revocations = auth.NewRevocations(auth.RevocationsConfig{Pool: n.db.log, OnChange: recheck, Log: n.log, Metrics: metrics})
+	n.revocations = auth.NewRevocations(auth.RevocationsConfig{Pool: n.db.upkeep, OnChange: recheck, Log: n.log, Metrics: metrics})
 	n.verifier, err = newVerifier(n.cfg, n.remote, n.revocations.Check)
 	return err
 }
