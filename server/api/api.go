@@ -34,11 +34,12 @@ type Engine interface {
 	Saved(user, cursor string) (change.Position, error)
 }
 
-// Verifier says whom a token speaks for. Its errors are a *wire.Problem or the context's.
+// Verifier says whom a token speaks for. Its errors are, or wrap, a *wire.Problem, or they are the context's.
 type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.Identity, error)
 	// Check says whether somebody whom Verify let in, on the device that they named, may stay. It does
-	// not block. When its answer changes for somebody, other than by time, Recheck has to be called.
+	// not block. Its error wraps auth.ErrBlind if it can't be known. When its answer changes for somebody,
+	// other than by time, Recheck has to be called.
 	Check(id auth.Identity) error
 }
 

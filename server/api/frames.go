@@ -211,9 +211,10 @@ func (s *session) adopt(id auth.Identity) {
 	s.who, s.warned, s.expiring = id, false, false
 }
 
-// recheck ends the session if who it is has lost the right to it, and reports whether it goes on.
+// recheck ends the session if who it is has lost the right to it, and reports whether it goes on. Not
+// to know is no loss: a nudge says nothing, and pulls are refused.
 func (s *session) recheck() (more bool) {
-	if err := s.check(); err != nil {
+	if err := s.check(); err != nil && !errors.Is(err, auth.ErrBlind) {
 		s.shutProblem(s.problem(err))
 		return false
 	}

@@ -198,6 +198,28 @@ func TestKeyGoes(t *testing.T) {
 	})
 }
 
+// A node that can't read revocations knows of nobody that they have to go, whatever else changes; it serves
+// them nothing.
+func TestBlindNodeKeepsSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j judge
+		w := piped(t, noPings, judged(t, &j))
+		d := w.join("phone", "10")
+		synctest.Wait()
+		unread := auth.NewRevocations(auth.RevocationsConfig{})
+		j.says(unread.Check)
+		w.api.Recheck() // as when any key went
+		synctest.Wait()
+		d.say(wire.Pull{T: wire.TPull, ID: 5})
+		d.wantError(wire.TokenUnverifiable)
+		w.nudge(11)
+		hear[wire.Nudge](d, wire.TNudge)
+		j.says(refuse(wire.TokenRevoked, "7", "phone"))
+		w.api.Recheck()
+		d.wantClose(wire.CloseRevoked, "token_revoked")
+	})
+}
+
 func TestRevocationsEndpoint(t *testing.T) {
 	var got []auth.Revocation
 	var failure error

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -28,6 +29,10 @@ const (
 
 	readTimeout = 10 * time.Second
 )
+
+// ErrBlind is wrapped, beside the problem, by what Check returns while it can't be known who is revoked:
+// nobody has lost anything yet.
+var ErrBlind = errors.New("revocations can't be read")
 
 // RevocationsConfig is what Revocations is made of.
 type RevocationsConfig struct {
@@ -81,7 +86,7 @@ func (r *Revocations) Check(id Identity) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.blind(now) {
-		return wire.NewProblem(wire.TokenUnverifiable, "it can't be known who is locked out")
+		return fmt.Errorf("%w: %w", ErrBlind, wire.NewProblem(wire.TokenUnverifiable, "it can't be known who is locked out"))
 	}
 	if len(r.revoked) == 0 {
 		return nil
