@@ -85,8 +85,12 @@ func (p *waiter) await(ctx context.Context, pos change.Position, until <-chan ti
 // between wakes it. waited is the time that passed for want of news.
 func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity, ask asked) (ans *pull.Answer, waited time.Duration, err error) {
 	p := &waiter{device: ask.Device, bell: make(chan struct{}, 1)}
-	if err := a.admitWaiter(deviceKey{ask.User, ask.Device}, p); err != nil {
-		return nil, 0, err
+	if full := a.admitWaiter(deviceKey{ask.User, ask.Device}, p); full != nil {
+		// To wait takes a place; what there is already does not.
+		if ans, err = a.pullOnce(r.Context(), ask.Request); err == nil && ans.NothingNew {
+			return nil, 0, full
+		}
+		return ans, 0, err
 	}
 	defer a.dismissWaiter(deviceKey{ask.User, ask.Device}, p)
 	defer a.cfg.Hub.Register(pull.Scopes(ask.User), p)()
