@@ -184,7 +184,8 @@ type API struct {
 	// less than to let it in.
 	handshakes *rate.Limiter
 
-	pollAfter atomic.Int64 // time.Duration; 0: devices are nudged
+	pollAfter    atomic.Int64  // time.Duration; 0: devices are nudged
+	readsPolling chan struct{} // of capacity 1; full while the order is being read
 
 	// base ends with Run: engine calls of sessions live no longer.
 	base     context.Context
@@ -229,6 +230,8 @@ func New(cfg Config) (*API, error) {
 		waiters:  map[deviceKey]*waiter{},
 		byUser:   map[string]int{},
 		empty:    make(chan struct{}),
+
+		readsPolling: make(chan struct{}, 1),
 	}
 	var err error
 	if a.compress, err = newCompressors(); err != nil {

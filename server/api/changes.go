@@ -80,6 +80,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	a.settle(key, ans.Acked)
 	a.served(key, ans.Upto)
 
+	ans.PollAfterS = a.pollAfterS() // as of now: the order may have come during a wait
 	h := w.Header()
 	h.Set(wire.HeaderCursor, ans.Cursor)
 	if ans.PollAfterS != nil { // a 304 has no body to say it in
@@ -109,11 +110,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 func (a *API) pullOnce(ctx context.Context, r pull.Request) (*pull.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.limits.Pull)
 	defer cancel()
-	ans, err := a.cfg.Engine.Pull(ctx, r)
-	if err == nil {
-		ans.PollAfterS = a.pollAfterS()
-	}
-	return ans, err
+	return a.cfg.Engine.Pull(ctx, r)
 }
 
 // readPull reads the query, and If-None-Match where it stands in for since.

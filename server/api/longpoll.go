@@ -144,6 +144,9 @@ func (a *API) admitWaiter(key deviceKey, p *waiter) error {
 		older.shut(wire.CloseReplaced, wire.CauseReplaced)
 	}
 	a.waiters[key] = p
+	if a.polling() > 0 { // the order came just now
+		p.shut(wire.CloseDrain, string(wire.Polling))
+	}
 	a.metrics.waiting.Inc()
 	return nil
 }
