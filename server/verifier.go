@@ -83,13 +83,14 @@ func (n *node) runAuth(ctx context.Context) error {
 	return g.Wait()
 }
 
-// revoke writes a revocation, and has this node read it before it returns.
+// revoke writes a revocation, and has this node read it before it returns. An error may come after it was
+// written: then every node follows once it can read again.
 func (n *node) revoke(ctx context.Context, r auth.Revocation) (auth.Revocation, error) {
 	r, err := n.revocations.Write(ctx, r)
-	if err == nil {
-		n.revocations.Hasten(ctx)
+	if err != nil {
+		return r, err
 	}
-	return r, err
+	return r, n.revocations.Hasten(ctx)
 }
 
 func parseAuthKey(k config.AuthKey) (auth.Key, error) {

@@ -50,7 +50,7 @@ type RevocationsConfig struct {
 type Revocations struct {
 	cfg     RevocationsConfig
 	metrics *Metrics
-	poke    chan chan struct{}
+	poke    chan chan error
 
 	// Owned by Run.
 	last    int64     // the newest number read
@@ -69,7 +69,7 @@ type revokedAt struct{ at, until time.Time }
 
 // NewRevocations makes a Revocations. It lets nobody in before Run has read them once.
 func NewRevocations(cfg RevocationsConfig) *Revocations {
-	r := &Revocations{cfg: cfg, metrics: cfg.Metrics, poke: make(chan chan struct{}), revoked: map[revokedName]revokedAt{}}
+	r := &Revocations{cfg: cfg, metrics: cfg.Metrics, poke: make(chan chan error), revoked: map[revokedName]revokedAt{}}
 	if r.cfg.Now == nil {
 		r.cfg.Now = time.Now
 	}
@@ -115,17 +115,20 @@ func (r *Revocations) Ready() bool {
 	return !r.blind(r.cfg.Now())
 }
 
-// Hasten makes Run read now instead of within a second, and waits until it has, or until ctx ends.
-func (r *Revocations) Hasten(ctx context.Context) {
-	done := make(chan struct{})
+// Hasten makes Run read now instead of within a second, and waits until it has, or until ctx ends. An error
+// says that it has not, or could not.
+func (r *Revocations) Hasten(ctx context.Context) error {
+	done := make(chan error, 1)
 	select {
 	case r.poke <- done:
 	case <-ctx.Done():
-		return
+		return fmt.Errorf("read revocations: %w", ctx.Err())
 	}
 	select {
-	case <-done:
+	case err := <-done:
+		return err
 	case <-ctx.Done():
+		return fmt.Errorf("read revocations: %w", ctx.Err())
 	}
 }
 
@@ -133,22 +136,21 @@ func (r *Revocations) Hasten(ctx context.Context) {
 func (r *Revocations) Run(ctx context.Context) error {
 	tick := time.NewTicker(ReadEvery)
 	defer tick.Stop()
-	r.look(ctx)
+	_ = r.look(ctx) // counted and logged there, as below
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			r.look(ctx)
+			_ = r.look(ctx)
 		case done := <-r.poke:
-			r.look(ctx)
-			close(done)
+			done <- r.look(ctx)
 		}
 	}
 }
 
 // look reads what is new and takes it in.
-func (r *Revocations) look(ctx context.Context) {
+func (r *Revocations) look(ctx context.Context) error {
 	began := r.cfg.Now()
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -159,7 +161,7 @@ func (r *Revocations) look(ctx context.Context) {
 	fresh, err := r.fetch(ctx, r.last)
 	if err != nil {
 		r.failed(ctx, err)
-		return
+		return fmt.Errorf("read revocations: %w", err)
 	}
 	if r.failing {
 		r.failing = false
@@ -179,6 +181,7 @@ func (r *Revocations) look(ctx context.Context) {
 	if len(fresh) > 0 && r.cfg.OnChange != nil {
 		r.cfg.OnChange()
 	}
+	return nil
 }
 
 func (r *Revocations) failed(ctx context.Context, err error) {
