@@ -21,38 +21,50 @@ type databases struct {
 	source   *pgxpool.Pool // the primary: catalog, gate
 	log      *pgxpool.Pool // the change log
 	snapshot *pgxpool.Pool // live rows
-	all      []*pgxpool.Pool
+	// upkeep is one connection to the change log's database of its own: who is locked out, and the order to
+	// poll, have to be read also while pulls use up everything else.
+	upkeep *pgxpool.Pool
+	all    []*pgxpool.Pool
 }
 
 // openDatabases connects. All pools together stay one below source.max_connections: the feed's
-// replication connection is the one left (I11).
+// replication connection is the one left (I11). One more is upkeep's, the others are shared out.
 func openDatabases(ctx context.Context, cfg *config.Config) (*databases, error) {
 	dsns := []string{string(cfg.Source.DSN), cfg.LogDSN(), cfg.SnapshotDSN()}
 	pools := map[string]*pgxpool.Pool{}
 	for _, dsn := range dsns {
 		pools[dsn] = nil
 	}
-	each := (cfg.Source.MaxConnections - 1) / len(pools)
+	each := (cfg.Source.MaxConnections - 2) / len(pools)
 	if each < 2 {
 		return nil, &config.Error{
 			Code: config.Invalid, Key: "source.max_connections",
 			Message: fmt.Sprintf("source.max_connections is %d, too few for %d different DSNs", cfg.Source.MaxConnections, len(pools)),
-			Hint:    fmt.Sprintf("allow at least %d: two for each DSN, and one to replicate", 2*len(pools)+1),
+			Hint:    fmt.Sprintf("allow at least %d: two for each DSN, one to replicate, and one for revocations", 2*len(pools)+2),
 		}
 	}
 	d := &databases{}
-	for _, dsn := range dsns {
-		if pools[dsn] != nil {
-			continue
-		}
-		pool, err := openPool(ctx, dsn, each)
+	open := func(dsn string, most int) (*pgxpool.Pool, error) {
+		pool, err := openPool(ctx, dsn, most)
 		if err != nil {
 			d.close()
 			return nil, fail(attach.CodeConnect, err, "connect to the database",
 				"is it up, and do the DSNs in nudge.yaml name it? nudge check tells more")
 		}
-		pools[dsn] = pool
 		d.all = append(d.all, pool)
+		return pool, nil
+	}
+	var err error
+	for _, dsn := range dsns {
+		if pools[dsn] != nil {
+			continue
+		}
+		if pools[dsn], err = open(dsn, each); err != nil {
+			return nil, err
+		}
+	}
+	if d.upkeep, err = open(cfg.LogDSN(), 1); err != nil {
+		return nil, err
 	}
 	d.source, d.log, d.snapshot = pools[dsns[0]], pools[dsns[1]], pools[dsns[2]]
 	var replica bool

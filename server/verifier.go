@@ -68,7 +68,7 @@ func (n *node) authenticate() error {
 	if n.remote, err = newRemote(n.cfg, n.log, metrics, recheck); err != nil {
 		return err
 	}
-	n.revocations = auth.NewRevocations(auth.RevocationsConfig{Pool: n.db.log, OnChange: recheck, Log: n.log, Metrics: metrics})
+	n.revocations = auth.NewRevocations(auth.RevocationsConfig{Pool: n.db.upkeep, OnChange: recheck, Log: n.log, Metrics: metrics})
 	n.verifier, err = newVerifier(n.cfg, n.remote, n.revocations.Check)
 	return err
 }
@@ -83,13 +83,14 @@ func (n *node) runAuth(ctx context.Context) error {
 	return g.Wait()
 }
 
-// revoke writes a revocation, and has this node read it before it returns.
+// revoke writes a revocation, and has this node read it before it returns. An error may come after it was
+// written: then every node follows once it can read again.
 func (n *node) revoke(ctx context.Context, r auth.Revocation) (auth.Revocation, error) {
 	r, err := n.revocations.Write(ctx, r)
-	if err == nil {
-		n.revocations.Hasten(ctx)
+	if err != nil {
+		return r, err
 	}
-	return r, err
+	return r, n.revocations.Hasten(ctx)
 }
 
 func parseAuthKey(k config.AuthKey) (auth.Key, error) {

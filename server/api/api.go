@@ -34,11 +34,12 @@ type Engine interface {
 	Saved(user, cursor string) (change.Position, error)
 }
 
-// Verifier says whom a token speaks for. Its errors are a *wire.Problem or the context's.
+// Verifier says whom a token speaks for. Its errors are, or wrap, a *wire.Problem, or they are the context's.
 type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.Identity, error)
 	// Check says whether somebody whom Verify let in, on the device that they named, may stay. It does
-	// not block. When its answer changes for somebody, other than by time, Recheck has to be called.
+	// not block. Its error wraps auth.ErrBlind if it can't be known. When its answer changes for somebody,
+	// other than by time, Recheck has to be called.
 	Check(id auth.Identity) error
 }
 
@@ -101,8 +102,10 @@ type Limits struct {
 	PageRows    int           // rows a page at most, whatever limit asks for; 5000
 	DrainRate   int           // sessions a second that the other nodes can admit; 500
 
-	HandshakeRate int // new sockets a second, and at once; 200
-	MaxSockets    int // open ones, streams and waiting pulls among them; 50,000
+	HandshakeRate  int // new sockets a second, and at once; 200
+	MaxSockets     int // open ones, streams and waiting pulls among them; 50,000
+	MaxUserSockets int // of those, one user's; 64
+	BodyBytes      int // of pages that are being written; 128 MiB. An eighth of them may be one user's
 }
 
 func (l Limits) withDefaults() Limits {
@@ -125,6 +128,8 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.DrainRate, 500)
 	orInt(&l.HandshakeRate, 200)
 	orInt(&l.MaxSockets, 50_000)
+	orInt(&l.MaxUserSockets, 64)
+	orInt(&l.BodyBytes, 128<<20)
 	return l
 }
 
@@ -172,13 +177,15 @@ type API struct {
 	metrics *Metrics
 	origins map[string]bool
 	frames  frameBuffers
+	bodies  *bodies
 	// compress is shared by all answers.
 	compress *compressors
 	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost
 	// less than to let it in.
 	handshakes *rate.Limiter
 
-	pollAfter atomic.Int64 // time.Duration; 0: devices are nudged
+	pollAfter    atomic.Int64  // time.Duration; 0: devices are nudged
+	readsPolling chan struct{} // of capacity 1; full while the order is being read
 
 	// base ends with Run: engine calls of sessions live no longer.
 	base     context.Context
@@ -190,6 +197,7 @@ type API struct {
 	sessions map[*session]struct{}
 	byDevice map[deviceKey]*session // those that said hello; the newest of each device
 	waiters  map[deviceKey]*waiter  // waiting pulls; the newest of each device
+	byUser   map[string]int         // places that a user holds; sessions that said hello, and waiting pulls
 	empty    chan struct{}          // closed when draining and open is 0
 }
 
@@ -220,12 +228,16 @@ func New(cfg Config) (*API, error) {
 		sessions: map[*session]struct{}{},
 		byDevice: map[deviceKey]*session{},
 		waiters:  map[deviceKey]*waiter{},
+		byUser:   map[string]int{},
 		empty:    make(chan struct{}),
+
+		readsPolling: make(chan struct{}, 1),
 	}
 	var err error
 	if a.compress, err = newCompressors(); err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
+	a.bodies = newBodies(a.limits.BodyBytes)
 	a.handshakes = rate.NewLimiter(rate.Limit(a.limits.HandshakeRate), a.limits.HandshakeRate)
 	a.base, a.stopBase = context.WithCancel(context.Background())
 	for _, o := range cfg.Origins {

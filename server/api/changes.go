@@ -23,9 +23,6 @@ const (
 	maxTables  = 100 // tables of a pull
 )
 
-// answerWithin bounds the writing of an answer that was waited for.
-const answerWithin = time.Minute
-
 // errGone is the end of a request whose client did not wait for the answer.
 var errGone = errors.New("the client is gone")
 
@@ -73,11 +70,17 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	if err != nil {
 		return refuse(err)
 	}
+	release, err := a.bodies.take(id.User, len(ans.Changes))
+	if err != nil {
+		return refuse(err)
+	}
+	defer release()
 	key := deviceKey{id.User, device}
 	a.proved(key, ask.Since)
 	a.settle(key, ans.Acked)
 	a.served(key, ans.Upto)
 
+	ans.PollAfterS = a.pollAfterS() // as of now: the order may have come during a wait
 	h := w.Header()
 	h.Set(wire.HeaderCursor, ans.Cursor)
 	if ans.PollAfterS != nil { // a 304 has no body to say it in
@@ -97,6 +100,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	body = append(body, '{')
 	body = ans.AppendMembers(body)
 	body = append(body, '}')
+	ans.Changes = nil // one copy is held while the client reads
 	h.Set("ETag", `"`+ans.Cursor+`"`)
 	a.writeBody(w, r, "application/json", body)
 	return ans.Source, "200", waited
@@ -106,11 +110,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 func (a *API) pullOnce(ctx context.Context, r pull.Request) (*pull.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.limits.Pull)
 	defer cancel()
-	ans, err := a.cfg.Engine.Pull(ctx, r)
-	if err == nil {
-		ans.PollAfterS = a.pollAfterS()
-	}
-	return ans, err
+	return a.cfg.Engine.Pull(ctx, r)
 }
 
 // readPull reads the query, and If-None-Match where it stands in for since.

@@ -62,6 +62,7 @@ func (a *API) writeBody(w http.ResponseWriter, r *http.Request, contentType stri
 			h.Set("ETag", "W/"+etag)
 		}
 	}
+	limitWrite(w, len(body))
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body) // a client that is gone pulls again
 }

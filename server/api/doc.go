@@ -47,11 +47,18 @@
 //   - A frame with unknown type, or that is not the JSON it should be: error{request_invalid}.
 //     Unknown members are ignored.
 //   - A binary frame closes with 1003, text that is not UTF-8 with 1007, a frame above 16 KiB with
-//     1009. More than 600 frames a minute (burst 60): 4029. An accepted ack is free.
+//     1009. More than 600 frames a minute (burst 60), pings and pongs among them: 4029. An
+//     accepted ack is free.
 //   - A device that takes longer than 5 s to take a frame is closed with 4003; one that takes longer
 //     than 10 s is cut without a code, because half a frame is under way. No pong in 30 s: cut.
 //     A frame of the client's that takes longer than 10 s from its first byte to its last: 4003.
+//   - A user may hold 64 places of a node, of sessions and waiting pulls: a hello beyond closes with 4029; a
+//     stream or a wait beyond is refused with 429 rate_limited.
 //   - The same user and device opens another socket or stream: the older one closes with 4504.
+//
+// A page that is not read is held for its client, for 10 s and as long as it takes at 64 KiB/s. Of such
+// pages, over HTTP and socket, a node holds 128 MiB, and an eighth of that for one user: beyond it a pull is
+// refused with overloaded, or rate_limited.
 //
 // # Where no socket gets through
 //

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -212,7 +211,14 @@ func TestEventsRefused(t *testing.T) {
 	l := w.listen("tablet", "")
 	heard[wire.Ready](l, wire.TReady)
 	ask("/v1/events", 503, wire.Overloaded)
+	page := func() *http.Response {
+		t.Helper()
+		res, body := w.ask("GET", "/v1/changes?since=9&wait=10s", "")
+		answer{res, body, 0}.page(t)
+		return res
+	}
 	ask("/v1/changes?since=10&wait=10s", 503, wire.Overloaded)
+	page() // what is there already needs no place to wait in
 	drained := make(chan error, 1)
 	go func() { drained <- w.api.Drain(context.Background()) }()
 	if g := heard[wire.Goaway](l, wire.TGoaway); g.Reason != "drain" {
@@ -224,6 +230,12 @@ func TestEventsRefused(t *testing.T) {
 	}
 	ask("/v1/events", 503, wire.Draining)
 	ask("/v1/changes?since=10&wait=10s", 503, wire.Draining)
+	if res := page(); !res.Close {
+		t.Error("a page of a draining node keeps the connection")
+	}
+	if res, _ := w.ask("GET", "/v1/changes?since=10&wait=10s", ""); !res.Close {
+		t.Error("a refusal of a draining node keeps the connection")
+	}
 	if got := w.count("nudge_sockets_refused_total", "overloaded"); got != 1 {
 		t.Errorf("refused: %v", got)
 	}
@@ -312,10 +324,8 @@ func TestStreamAtRest(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		all := make([]byte, 4<<20)
-		stacks := string(all[:runtime.Stack(all, true)])
-		if got := strings.Count(stacks, "created by github.com/nudgesync/nudge/server/api."); got != 0 {
-			t.Errorf("%d goroutines beside the handlers", got)
+		if got := len(goroutinesOf("/server/api.")); got != n+1 {
+			t.Errorf("%d goroutines for %d streams and Run", got, n)
 		}
 	})
 }

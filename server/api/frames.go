@@ -55,8 +55,7 @@ func (s *session) dispatch(b []byte) (more bool) {
 			return true
 		}
 	}
-	if !s.limiter.Allow() {
-		s.shut(wire.CloseRate, string(wire.RateLimited))
+	if !s.allow() {
 		return false
 	}
 	if err != nil {
@@ -80,6 +79,15 @@ func (s *session) dispatch(b []byte) (more bool) {
 	}
 	s.api.metrics.received(wire.THello)
 	return s.hello(hello)
+}
+
+// allow counts a frame, and ends the session if it is one too many.
+func (s *session) allow() bool {
+	if s.limiter.Allow() {
+		return true
+	}
+	s.shut(wire.CloseRate, string(wire.RateLimited))
+	return false
 }
 
 // refuse answers a frame that could not be served. It reports whether the session goes on.
@@ -142,7 +150,9 @@ func (s *session) join(ctx context.Context, id auth.Identity, device, cursor str
 	if err := s.check(); err != nil { // Recheck could not find it before
 		return pull.Comparison{}, err
 	}
-	s.api.greet(s)
+	if err := s.api.greet(s); err != nil {
+		return pull.Comparison{}, err
+	}
 	s.unregister = s.api.cfg.Hub.Register(pull.Scopes(s.user), s)
 	return s.api.cfg.Engine.Compare(ctx, s.user, cursor)
 }
@@ -184,7 +194,9 @@ func (s *session) shutProblem(p *wire.Problem) {
 		code = wire.CloseTokenExpired
 	case p.Code == wire.TokenRevoked:
 		code = wire.CloseRevoked
-	case p.Status == http.StatusServiceUnavailable, p.Status == http.StatusTooManyRequests:
+	case p.Code == wire.RateLimited:
+		code = wire.CloseRate
+	case p.Status == http.StatusServiceUnavailable:
 		code = wire.CloseOverload
 	case p.Code == wire.Internal:
 		code = wire.CloseInternal
@@ -199,9 +211,10 @@ func (s *session) adopt(id auth.Identity) {
 	s.who, s.warned, s.expiring = id, false, false
 }
 
-// recheck ends the session if who it is has lost the right to it, and reports whether it goes on.
+// recheck ends the session if who it is has lost the right to it, and reports whether it goes on. Not
+// to know is no loss: a nudge says nothing, and pulls are refused.
 func (s *session) recheck() (more bool) {
-	if err := s.check(); err != nil {
+	if err := s.check(); err != nil && !errors.Is(err, auth.ErrBlind) {
 		s.shutProblem(s.problem(err))
 		return false
 	}
@@ -264,6 +277,12 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 		}
 	}
 	upto := change.Position{}
+	var release func()
+	if err == nil {
+		if release, err = s.api.bodies.take(s.user, len(ans.Changes)); err == nil {
+			defer release()
+		}
+	}
 	if err == nil {
 		upto = ans.Upto
 	}
@@ -282,6 +301,7 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	frame = append(frame, ',')
 	frame = ans.AppendMembers(frame)
 	frame = append(frame, '}')
+	ans.Changes = nil
 	return ans.Source, "200", s.write(wire.TChanges, frame)
 }
 

@@ -85,16 +85,19 @@ func (p *waiter) await(ctx context.Context, pos change.Position, until <-chan ti
 // between wakes it. waited is the time that passed for want of news.
 func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity, ask asked) (ans *pull.Answer, waited time.Duration, err error) {
 	p := &waiter{device: ask.Device, bell: make(chan struct{}, 1)}
-	if err := a.admitWaiter(deviceKey{ask.User, ask.Device}, p); err != nil {
-		return nil, 0, err
+	if full := a.admitWaiter(deviceKey{ask.User, ask.Device}, p); full != nil {
+		// To wait takes a place; what there is already does not.
+		if ans, err = a.pullOnce(r.Context(), ask.Request); err == nil && ans.NothingNew {
+			return nil, 0, full
+		}
+		return ans, 0, err
 	}
 	defer a.dismissWaiter(deviceKey{ask.User, ask.Device}, p)
 	defer a.cfg.Hub.Register(pull.Scopes(ask.User), p)()
 
 	// The server's own deadline is for requests that are answered at once.
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Time{})
-	defer func() { _ = control.SetWriteDeadline(time.Now().Add(answerWithin)) }()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	defer limitWrite(w, 0)
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -133,11 +136,17 @@ func (a *API) admitWaiter(key deviceKey, p *waiter) error {
 	case a.open >= a.limits.MaxSockets:
 		return busy("this node holds as many sockets as it may")
 	}
+	if err := a.occupy(key.user); err != nil {
+		return err
+	}
 	a.open++
 	if older := a.waiters[key]; older != nil {
 		older.shut(wire.CloseReplaced, wire.CauseReplaced)
 	}
 	a.waiters[key] = p
+	if a.polling() > 0 { // the order came just now
+		p.shut(wire.CloseDrain, string(wire.Polling))
+	}
 	a.metrics.waiting.Inc()
 	return nil
 }
@@ -147,6 +156,7 @@ func (a *API) dismissWaiter(key deviceKey, p *waiter) {
 	if a.waiters[key] == p {
 		delete(a.waiters, key)
 	}
+	a.vacate(key.user)
 	a.mu.Unlock()
 	a.metrics.waiting.Dec()
 	a.release()

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"runtime"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -126,10 +124,8 @@ func TestLongPollCostsNothing(t *testing.T) {
 		w := piped(t)
 		c := w.later("/v1/changes?since=10&wait=30s")
 		synctest.Wait()
-		all := make([]byte, 4<<20)
-		stacks := string(all[:runtime.Stack(all, true)])
-		if got := strings.Count(stacks, "created by github.com/nudgesync/nudge/server/api."); got != 0 {
-			t.Errorf("%d goroutines beside the handler", got)
+		if got := len(goroutinesOf("/server/api.")); got != 2 {
+			t.Errorf("%d goroutines for the handler and Run", got)
 		}
 		for range 1000 {
 			w.nudge(10)

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	mathrand "math/rand/v2"
 	"net/http"
 	"time"
@@ -35,7 +36,9 @@ func (a *API) watchPolling(ctx context.Context) {
 	tick := time.NewTicker(pollingEvery)
 	defer tick.Stop()
 	for {
-		a.readPolling(ctx)
+		if err := a.readPolling(ctx); err != nil {
+			a.log.DebugContext(ctx, "whether devices are to poll is not known anew", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -44,16 +47,38 @@ func (a *API) watchPolling(ctx context.Context) {
 	}
 }
 
-func (a *API) readPolling(ctx context.Context) {
+// readPolling follows the order as it is now. Reads come one after the other: an older one must not undo
+// what a newer one found.
+func (a *API) readPolling(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pollingWithin)
 	defer cancel()
+	select {
+	case a.readsPolling <- struct{}{}:
+		defer func() { <-a.readsPolling }()
+	case <-ctx.Done():
+		return fmt.Errorf("read the order to poll: %w", ctx.Err())
+	}
 	after, err := a.cfg.Polling.PollAfter(ctx)
 	if err != nil {
-		a.log.DebugContext(ctx, "whether devices are to poll was not read", "error", err)
-		return
+		return fmt.Errorf("read the order to poll: %w", err)
 	}
-	if was := a.pollAfter.Swap(int64(after)); was != int64(after) {
-		a.log.InfoContext(ctx, "devices are told how to ask", "poll_after", after, "before", time.Duration(was))
+	was := a.pollAfter.Swap(int64(after))
+	if was == int64(after) {
+		return nil
+	}
+	a.log.InfoContext(ctx, "devices are told how to ask", "poll_after", after, "before", time.Duration(was))
+	if was == 0 {
+		a.answerWaiters()
+	}
+	return nil
+}
+
+// answerWaiters ends the waits that the order to poll found under way: each answer says when to come again.
+func (a *API) answerWaiters() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.waiters {
+		p.shut(wire.CloseDrain, string(wire.Polling))
 	}
 }
 
@@ -109,6 +134,9 @@ func (a *API) setPolling(w http.ResponseWriter, r *http.Request, after time.Dura
 		a.fail(w, r, err)
 		return
 	}
-	a.readPolling(r.Context()) // the other nodes follow within a second
+	if err := a.readPolling(r.Context()); err != nil { // 200 says that this node follows; the others do within a second
+		a.fail(w, r, err)
+		return
+	}
 	a.getPolling(w, r)
 }

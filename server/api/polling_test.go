@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,73 @@ func (o *order) SetPollAfter(_ context.Context, after time.Duration) error {
 		o.after = after
 	}
 	return o.err
+}
+
+// lagging is an order whose reads, where the test says so, take long or fail.
+type lagging struct {
+	order
+	read func() error
+}
+
+func (l *lagging) PollAfter(ctx context.Context) (time.Duration, error) {
+	after, _ := l.order.PollAfter(ctx)
+	l.mu.Lock()
+	read := l.read
+	l.mu.Unlock()
+	if read != nil {
+		return after, read()
+	}
+	return after, nil
+}
+
+func (l *lagging) reads(as func() error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.read = as
+}
+
+// A 200 to the order means that this node follows it, and goes on to.
+func TestPollingIsFollowedOnceAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lagging{}
+		w := piped(t, func(c *api.Config) { c.Polling = l })
+		ask := func(method, body string) *httptest.ResponseRecorder {
+			r := httptest.NewRequestWithContext(context.Background(), method, "/v1/admin/poll", strings.NewReader(body))
+			r.Host = "127.0.0.1:8081"
+			rec := httptest.NewRecorder()
+			w.api.Admin().ServeHTTP(rec, r)
+			return rec
+		}
+		synctest.Wait()
+		l.reads(func() error { return errors.New("the database is away") })
+		rec := ask("PUT", `{"poll_after_s":60}`)
+		wantProblem(t, rec.Result(), rec.Body.String(), 500, wire.Internal)
+		l.reads(nil)
+		if rec := ask("DELETE", ""); rec.Code != 200 {
+			t.Errorf("%d %s", rec.Code, rec.Body)
+		}
+
+		var lagged atomic.Bool
+		late := make(chan struct{})
+		l.reads(func() error {
+			if lagged.CompareAndSwap(false, true) {
+				<-late
+			}
+			return nil
+		})
+		time.Sleep(1500 * time.Millisecond) // the watcher has read that there is no order, and lags
+		put := make(chan *httptest.ResponseRecorder, 1)
+		go func() { put <- ask("PUT", `{"poll_after_s":60}`) }()
+		synctest.Wait()
+		close(late)
+		if rec := <-put; rec.Code != 200 {
+			t.Errorf("%d %s", rec.Code, rec.Body)
+		}
+		synctest.Wait()
+		if got := strings.TrimSpace(ask("GET", "").Body.String()); got != `{"poll_after_s":60}` {
+			t.Errorf("%s", got)
+		}
+	})
 }
 
 func (o *order) fail(err error) {
@@ -87,7 +155,8 @@ func TestPolling(t *testing.T) {
 		}
 		res, body = w.ask("GET", "/v1/events", "")
 		wantProblem(t, res, body, 503, wire.Polling)
-		if a := <-waiting; a.page(t).PollAfterS != nil { // it was answered before anybody knew, or waited its time out
+		a := <-waiting // it is not left to wait its time out
+		if got := a.page(t).PollAfterS; got == nil || *got != 60 || a.took > 2*time.Second {
 			t.Errorf("%+v", a)
 		}
 		for _, c := range []struct{ path, match string }{
@@ -115,7 +184,7 @@ func TestPolling(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)
-		a := <-w.later("/v1/changes")
+		a = <-w.later("/v1/changes")
 		if a.page(t).PollAfterS != nil || a.res.Header.Get(wire.HeaderPollAfter) != "" {
 			t.Errorf("%+v", a)
 		}

@@ -48,6 +48,9 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) *wire.Prob
 	if p.Code == wire.Internal {
 		a.log.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
 	}
+	if p.Code == wire.Draining {
+		w.Header().Set("Connection", "close") // the next request goes to another node
+	}
 	writeProblem(w, p)
 	return p
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nudgesync/nudge/server/api"
 	"github.com/nudgesync/nudge/server/auth"
+	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -141,6 +142,23 @@ func TestPullOfARevokedSession(t *testing.T) {
 	})
 }
 
+// Nor is there a page over HTTP for one who was revoked while it was read.
+func TestPageOfARevokedDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j judge
+		w := piped(t, judged(t, &j))
+		w.engine.pull = func(context.Context, pull.Request) (*pull.Answer, error) {
+			j.says(refuse(wire.TokenRevoked, "7", "phone"))
+			return &pull.Answer{Cursor: "11", Changes: []byte(`{"op":"forget","scope":"user:7"}`), Rows: 1, Source: "snapshot", Upto: position(11)}, nil
+		}
+		for _, path := range []string{"/v1/changes?since=10", "/v1/changes?since=10&wait=30s"} {
+			j.says(nil)
+			res, body := w.ask("GET", path, "")
+			wantProblem(t, res, body, 403, wire.TokenRevoked)
+		}
+	})
+}
+
 // A fresh token on the socket is held against revocations, too, and so is the session from then on.
 func TestRenewedTokenIsChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -177,6 +195,28 @@ func TestKeyGoes(t *testing.T) {
 		j.says(refuse(wire.TokenUnverifiable, "7", ""))
 		w.api.Recheck()
 		d.wantClose(wire.CloseOverload, "token_unverifiable")
+	})
+}
+
+// A node that can't read revocations knows of nobody that they have to go, whatever else changes; it serves
+// them nothing.
+func TestBlindNodeKeepsSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j judge
+		w := piped(t, noPings, judged(t, &j))
+		d := w.join("phone", "10")
+		synctest.Wait()
+		unread := auth.NewRevocations(auth.RevocationsConfig{})
+		j.says(unread.Check)
+		w.api.Recheck() // as when any key went
+		synctest.Wait()
+		d.say(wire.Pull{T: wire.TPull, ID: 5})
+		d.wantError(wire.TokenUnverifiable)
+		w.nudge(11)
+		hear[wire.Nudge](d, wire.TNudge)
+		j.says(refuse(wire.TokenRevoked, "7", "phone"))
+		w.api.Recheck()
+		d.wantClose(wire.CloseRevoked, "token_revoked")
 	})
 }
 

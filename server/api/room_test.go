@@ -71,3 +71,43 @@ func TestMaxSockets(t *testing.T) {
 		w.wantBusy()
 	})
 }
+
+// No user takes every place of the node: beyond a cap sockets, streams and waits are refused, whatever
+// device they are of. Others are not, and what ends makes room.
+func TestMaxUserSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings, func(c *api.Config) { c.Limits.MaxUserSockets = 3 })
+		a := w.join("a", "10")
+		heard[wire.Ready](w.listen("b", ""), wire.TReady)
+		waiting := w.later("/v1/changes?since=10&wait=10s", wire.HeaderDevice, "c")
+		synctest.Wait()
+
+		d := w.dial()
+		d.say(wire.Hello{T: wire.THello, V: 1, Token: w.token(), Device: "d"})
+		d.wantClose(wire.CloseRate, "rate_limited")
+		for _, path := range []string{"/v1/events", "/v1/changes?since=10&wait=10s"} {
+			res, body := w.ask("GET", path, "", wire.HeaderDevice, "d")
+			wantProblem(t, res, body, http.StatusTooManyRequests, wire.RateLimited)
+		}
+		if res, _ := w.ask("GET", "/v1/changes", ""); res.StatusCode != http.StatusOK {
+			t.Errorf("a pull meanwhile: %d", res.StatusCode)
+		}
+		other := w.dial()
+		other.say(wire.Hello{T: wire.THello, V: 1, Token: w.token("sub", "8"), Device: "d"})
+		hear[wire.Ready](other, wire.TReady)
+
+		(<-waiting).page(t)
+		if err := a.conn.Close(websocket.StatusNormalClosure, ""); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		w.join("d", "10")
+		w.join("e", "10")
+		d = w.dial()
+		d.say(wire.Hello{T: wire.THello, V: 1, Token: w.token(), Device: "f"})
+		d.wantClose(wire.CloseRate, "rate_limited")
+		if got := w.count("nudge_sockets_refused_total", "rate_limited"); got != 3 {
+			t.Errorf("counted %v refusals", got)
+		}
+	})
+}

@@ -37,6 +37,8 @@ type session struct {
 	// user and device are written by the reader once, before the session is entered anywhere.
 	user, device string
 
+	placed bool // counted as the user's; guarded by api.mu
+
 	// serving is held while a pull is answered, and while a fresh cursor is made for a quiet device:
 	// a cursor must not overtake a page.
 	serving sync.Mutex

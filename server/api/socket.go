@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"io"
 	mathrand "math/rand/v2"
@@ -49,10 +50,14 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	up := &upgrade{ResponseWriter: w}
+	var s *session // made before anything is read
 	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{wire.Subprotocol},
 		InsecureSkipVerify: true, // our own rule is exact about scheme and port
 		CompressionMode:    websocket.CompressionDisabled,
+		// Control frames pass dispatch by: a ping that is one too many gets no pong.
+		OnPingReceived: func(context.Context, []byte) bool { return s.allow() },
+		OnPongReceived: func(context.Context, []byte) { s.allow() },
 	})
 	if err != nil {
 		a.release()
@@ -62,7 +67,7 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetReadLimit(-1) // read enforces ours, and closes in an order that lets the client see it
-	s := a.newSession(socketRoad{conn, up.conn})
+	s = a.newSession(socketRoad{conn, up.conn})
 	s.headerToken = token
 	s.limiter = rate.NewLimiter(rate.Limit(float64(a.limits.FramesAMin)/60), a.limits.FrameBurst)
 	a.begin(s)
@@ -141,16 +146,39 @@ func (a *API) begin(s *session) {
 	}
 }
 
-// greet enters a session under its device. An older one of the same device gives way: phones leave
-// half-open sockets behind.
-func (a *API) greet(s *session) {
+// greet enters a session under its user and device, or says why it may not be. An older one of the same
+// device gives way: phones leave half-open sockets behind.
+func (a *API) greet(s *session) error {
 	key := deviceKey{s.user, s.device}
 	a.mu.Lock()
+	if err := a.occupy(s.user); err != nil {
+		a.mu.Unlock()
+		a.metrics.refused.WithLabelValues(string(wire.RateLimited)).Inc()
+		return err
+	}
+	s.placed = true
 	older := a.byDevice[key]
 	a.byDevice[key] = s
 	a.mu.Unlock()
 	if older != nil {
 		older.shut(wire.CloseReplaced, wire.CauseReplaced)
+	}
+	return nil
+}
+
+// occupy counts a place as the user's: the node's places must not all be one user's. vacate is its
+// opposite. a.mu is held.
+func (a *API) occupy(user string) error {
+	if a.byUser[user] >= a.limits.MaxUserSockets {
+		return wire.NewProblem(wire.RateLimited, "this user has as many sockets and waiting pulls as one may")
+	}
+	a.byUser[user]++
+	return nil
+}
+
+func (a *API) vacate(user string) {
+	if a.byUser[user]--; a.byUser[user] == 0 {
+		delete(a.byUser, user)
 	}
 }
 
@@ -161,6 +189,9 @@ func (a *API) forget(s *session) {
 	delete(a.sessions, s)
 	if a.byDevice[key] == s {
 		delete(a.byDevice, key)
+	}
+	if s.placed {
+		a.vacate(s.user)
 	}
 	a.mu.Unlock()
 	a.metrics.sessions.Dec()

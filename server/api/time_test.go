@@ -174,6 +174,28 @@ func TestFrameRate(t *testing.T) {
 }
 
 // Refused acks are not free: they would let anyone keep us busy.
+// Pings are frames like others, also before hello.
+func TestPingRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings)
+		pongs := 0
+		d := w.dial(func(o *websocket.DialOptions) {
+			o.OnPongReceived = func(context.Context, []byte) { pongs++ }
+		})
+		go func() {
+			for range 100 {
+				if d.conn.Ping(context.Background()) != nil {
+					return
+				}
+			}
+		}()
+		d.wantClose(wire.CloseRate, "rate_limited")
+		if pongs != 60 {
+			t.Errorf("%d pongs", pongs)
+		}
+	})
+}
+
 func TestBadAcksAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := piped(t)
@@ -307,15 +329,25 @@ func TestSessionAtRest(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		all := make([]byte, 4<<20)
-		stacks := string(all[:runtime.Stack(all, true)])
-		if got := strings.Count(stacks, "created by github.com/nudgesync/nudge/server/api."); got != n {
-			t.Errorf("%d goroutines for %d sessions", got, n)
+		if got := len(goroutinesOf("/server/api.")); got != n+1 {
+			t.Errorf("%d goroutines for %d sessions and Run", got, n)
 		}
-		if got := strings.Count(stacks, "net/http.(*conn).serve("); got != 0 {
+		if got := len(goroutinesOf("net/http.(*conn).serve(")); got != 0 {
 			t.Errorf("net/http still serves %d connections", got)
 		}
 	})
+}
+
+// goroutinesOf lists the goroutines with a call whose name has this in it, whoever started them.
+func goroutinesOf(call string) []string {
+	all := make([]byte, 4<<20)
+	var out []string
+	for stack := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(stack, call) {
+			out = append(out, stack)
+		}
+	}
+	return out
 }
 
 // Between two sweeps an expired token pulls nothing either.

@@ -160,7 +160,7 @@ func (v *Verifier) keyring() *keyring {
 	return ring
 }
 
-// Verify returns whom a token speaks for. Its errors are of type *wire.Problem: token_missing;
+// Verify returns whom a token speaks for. Its errors are, or wrap, a *wire.Problem: token_missing;
 // token_bad; token_expired when nothing but the time is wrong; token_revoked; and token_unverifiable
 // when a key that may be the token's is still to be fetched, or when it can't be known who is revoked.
 // They never repeat what the token holds. It waits for nothing, so the context is not consulted.
@@ -193,7 +193,8 @@ func (v *Verifier) Verify(_ context.Context, token string) (Identity, error) {
 }
 
 // Check says whether somebody whom Verify let in may stay: nil, or the *wire.Problem that ends it. If
-// the key is gone that is token_unverifiable: whether the token is bad is for its next Verify to find.
+// the key is gone that is token_unverifiable: whether the token is bad is for its next Verify to find. While
+// the node is blind it is that, too, and wraps ErrBlind.
 func (v *Verifier) Check(id Identity) error {
 	switch {
 	case !v.now().Before(id.Expires):

@@ -36,6 +36,7 @@ type fetched struct {
 	ignored []ignoredKey
 	etag    string
 	fresh   time.Duration
+	age     time.Duration // in caches on the way (RFC 9111 §5.1)
 }
 
 // fetchError is an answer that is no good.
@@ -48,15 +49,18 @@ func (e *fetchError) Error() string { return e.err.Error() }
 
 func (e *fetchError) Unwrap() error { return e.err }
 
-// fetch asks once. Whatever is not a JWK Set with a usable key is an error, whatever its status says: a
+// fetch asks once, the provider itself and no cache if past is set. Whatever is not a JWK Set with a usable key is an error, whatever its status says: a
 // maintenance page, or a set that was emptied by mistake, takes no key out of force.
-func (r *Remote) fetch(ctx context.Context) (fetched, error) {
+func (r *Remote) fetch(ctx context.Context, past bool) (fetched, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.cfg.URL, nil)
 	if err != nil {
 		return fetched{}, err
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json")
 	req.Header.Set("User-Agent", "nudge")
+	if past {
+		req.Header.Set("Cache-Control", "no-cache") // RFC 9111 §5.2.1.4
+	}
 	if r.etag != "" {
 		req.Header.Set("If-None-Match", r.etag)
 	}
@@ -69,7 +73,7 @@ func (r *Remote) fetch(ctx context.Context) (fetched, error) {
 		return fetched{}, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	out := fetched{result: resultOK, etag: res.Header.Get("ETag"), fresh: freshFor(res.Header)}
+	out := fetched{result: resultOK, etag: res.Header.Get("ETag"), fresh: freshFor(res.Header), age: ageOf(res.Header)}
 	switch {
 	case res.StatusCode == http.StatusNotModified && r.etag != "":
 		out.result, out.etag = resultUnchanged, r.etag
@@ -118,10 +122,18 @@ func freshFor(h http.Header) time.Duration {
 			return RefreshMin
 		case "max-age":
 			if s, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31); err == nil {
-				age, _ := strconv.ParseUint(h.Get("Age"), 10, 31) // a cache on the way; 0 without one
-				fresh = time.Duration(int64(s)-int64(age)) * time.Second
+				fresh = time.Duration(s)*time.Second - ageOf(h)
 			}
 		}
 	}
 	return min(max(fresh, RefreshMin), RefreshMax)
+}
+
+// ageOf is how long an answer lay in caches on its way; 0 without one.
+func ageOf(h http.Header) time.Duration {
+	s, err := strconv.ParseUint(h.Get("Age"), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(s) * time.Second
 }

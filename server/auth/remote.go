@@ -60,7 +60,7 @@ type RemoteConfig struct {
 // way changes nothing: the last good set stays in force, for StaleAfter at most.
 //
 // A token whose kid is in no set is answered at once. It is token_unverifiable for as long as no fetch
-// that began after the token was first seen has ended well, and it makes one due, UnknownKidGap after
+// that began after the token was first seen has ended well, with an answer not older than that, and it makes one due, UnknownKidGap after
 // the last at the earliest. Once such a fetch did not bring the kid it is token_bad. It is the token
 // that is remembered, not the kid: whoever guesses tomorrow's kid today does not lock out those who bring
 // it tomorrow. A flood makes the memory forget, and a forgotten token waits for the next fetch, again.
@@ -85,14 +85,21 @@ type Remote struct {
 	began time.Time // the newest fetch
 	begun uint64    // fetches so far, it included
 	asked bool      // a token waits for one that is to begin
-	// Tokens of unknown keys: how many fetches had begun when each was first seen.
-	waiting, older map[[sha256.Size]byte]uint64
+	// Tokens of unknown keys, and when each was first seen.
+	waiting, older map[[sha256.Size]byte]seen
+}
+
+// seen is a moment: the fetches that had begun, and the time, which a cache's answer may be older than.
+type seen struct {
+	begun uint64
+	at    time.Time
 }
 
 // keySet is what one fetch brought. It never changes.
 type keySet struct {
 	keys   []Key
 	number uint64    // of the fetch, from 1
+	asOf   time.Time // when the provider said so: a cache may have answered for it later
 	until  time.Time // the end of its being in force
 }
 
@@ -107,7 +114,7 @@ func NewRemote(cfg RemoteConfig) (*Remote, error) {
 	}
 	r := &Remote{
 		cfg: cfg, host: u.Host, log: cfg.Log, metrics: cfg.Metrics,
-		wake: make(chan struct{}, 1), waiting: map[[sha256.Size]byte]uint64{},
+		wake: make(chan struct{}, 1), waiting: map[[sha256.Size]byte]seen{},
 		algorithms: []string{RS256, ES256, EdDSA},
 	}
 	if len(cfg.Algorithms) > 0 {
@@ -164,23 +171,24 @@ func (r *Remote) current() *keySet {
 func (r *Remote) unknown(sum [sha256.Size]byte) error {
 	now := time.Now()
 	r.mu.Lock()
-	first, seen := r.waiting[sum]
-	if !seen {
-		if first, seen = r.older[sum]; !seen {
-			first = r.begun
+	first, known := r.waiting[sum]
+	if !known {
+		if first, known = r.older[sum]; !known {
+			first = seen{r.begun, now}
 		}
 		if len(r.waiting) >= maxWaiting {
-			r.older, r.waiting = r.waiting, map[[sha256.Size]byte]uint64{}
+			r.older, r.waiting = r.waiting, map[[sha256.Size]byte]seen{}
 		}
 		r.waiting[sum] = first
 	}
 	set := r.set.Load()
-	if set != nil && set.number > first && now.Before(set.until) {
+	later := set != nil && set.number > first.begun
+	if later && !set.asOf.Before(first.at) && now.Before(set.until) {
 		r.mu.Unlock()
 		r.metrics.unknown.WithLabelValues(string(wire.TokenBad)).Inc()
 		return bad(errUnknownKey.Error())
 	}
-	r.asked = r.asked || first == r.begun
+	r.asked = r.asked || first.begun == r.begun || later // not while one is under way
 	due := max(0, r.began.Add(UnknownKidGap).Sub(now))
 	r.mu.Unlock()
 	select {
@@ -212,11 +220,12 @@ func (r *Remote) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		r.mu.Lock()
+		asked := r.asked
 		r.began, r.asked = time.Now(), false
 		r.begun++
 		number := r.begun
 		r.mu.Unlock()
-		next = time.Now().Add(r.refresh(ctx, number))
+		next = time.Now().Add(r.refresh(ctx, number, asked))
 		timer.Reset(time.Until(next))
 	}
 }
@@ -228,10 +237,10 @@ func (r *Remote) due() (at time.Time, waits bool) {
 	return r.began.Add(UnknownKidGap), r.asked
 }
 
-// refresh fetches once, and returns how long to wait for the next time.
-func (r *Remote) refresh(ctx context.Context, number uint64) time.Duration {
+// refresh fetches once, past caches if a token waits for it, and returns how long to wait for the next time.
+func (r *Remote) refresh(ctx context.Context, number uint64, asked bool) time.Duration {
 	began := time.Now()
-	got, err := r.fetch(ctx)
+	got, err := r.fetch(ctx, asked)
 	if ctx.Err() != nil {
 		return 0
 	}
@@ -240,7 +249,7 @@ func (r *Remote) refresh(ctx context.Context, number uint64) time.Duration {
 		return backoff(r.failures)
 	}
 	r.metrics.fetches.WithLabelValues(got.result).Inc()
-	before, set := r.set.Load(), &keySet{number: number, until: began.Add(StaleAfter)}
+	before, set := r.set.Load(), &keySet{number: number, asOf: began.Add(-got.age), until: began.Add(StaleAfter)}
 	if set.keys = got.keys; got.result == resultUnchanged {
 		set.keys = before.keys
 	}

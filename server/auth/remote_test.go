@@ -314,6 +314,35 @@ func TestUnknownKid(t *testing.T) {
 	})
 }
 
+// What a cache answers for the provider, which it may have said before the token was made, damns no token.
+func TestUnknownKidBehindACache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is, next := newIssuer(t), newIssuer(t)
+		old := set(jwkOf("1", is.ec.Public()))
+		p := newProvider(old)
+		f := startFetching(t, p, auth.Config{}, inProcess(p))
+		time.Sleep(auth.UnknownKidGap)
+		asked := make(chan string, 10)
+		p.now(func(w http.ResponseWriter, r *http.Request) {
+			asked <- r.Header.Get("Cache-Control")
+			w.Header().Set("Age", "15")
+			old(w, r)
+		})
+		came := next.fresh(t, "2", auth.ES256)
+		f.comesBack("first seen", came, 1000, 3000)
+		synctest.Wait()
+		if got := <-asked; got != "no-cache" {
+			t.Errorf("Cache-Control %q", got)
+		}
+		f.comesBack("of what was said before it came", came, 11_000, 13_000)
+		time.Sleep(2 * auth.UnknownKidGap)
+		synctest.Wait()
+		f.comesBack("still, ten seconds on", came, 1000, 3000)
+		synctest.Wait()
+		f.wants("of what was said after it came", came, wire.TokenBad)
+	})
+}
+
 // A kid that is unknown while the provider is away is not bad: nobody knows.
 func TestUnknownKidWhileProviderIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

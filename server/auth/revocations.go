@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -29,6 +30,10 @@ const (
 	readTimeout = 10 * time.Second
 )
 
+// ErrBlind is wrapped, beside the problem, by what Check returns while it can't be known who is revoked:
+// nobody has lost anything yet.
+var ErrBlind = errors.New("revocations can't be read")
+
 // RevocationsConfig is what Revocations is made of.
 type RevocationsConfig struct {
 	// Pool connects to the database of the change log.
@@ -45,7 +50,7 @@ type RevocationsConfig struct {
 type Revocations struct {
 	cfg     RevocationsConfig
 	metrics *Metrics
-	poke    chan chan struct{}
+	poke    chan chan error
 
 	// Owned by Run.
 	last    int64     // the newest number read
@@ -64,7 +69,7 @@ type revokedAt struct{ at, until time.Time }
 
 // NewRevocations makes a Revocations. It lets nobody in before Run has read them once.
 func NewRevocations(cfg RevocationsConfig) *Revocations {
-	r := &Revocations{cfg: cfg, metrics: cfg.Metrics, poke: make(chan chan struct{}), revoked: map[revokedName]revokedAt{}}
+	r := &Revocations{cfg: cfg, metrics: cfg.Metrics, poke: make(chan chan error), revoked: map[revokedName]revokedAt{}}
 	if r.cfg.Now == nil {
 		r.cfg.Now = time.Now
 	}
@@ -81,7 +86,7 @@ func (r *Revocations) Check(id Identity) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.blind(now) {
-		return wire.NewProblem(wire.TokenUnverifiable, "it can't be known who is locked out")
+		return fmt.Errorf("%w: %w", ErrBlind, wire.NewProblem(wire.TokenUnverifiable, "it can't be known who is locked out"))
 	}
 	if len(r.revoked) == 0 {
 		return nil
@@ -110,17 +115,20 @@ func (r *Revocations) Ready() bool {
 	return !r.blind(r.cfg.Now())
 }
 
-// Hasten makes Run read now instead of within a second, and waits until it has, or until ctx ends.
-func (r *Revocations) Hasten(ctx context.Context) {
-	done := make(chan struct{})
+// Hasten makes Run read now instead of within a second, and waits until it has, or until ctx ends. An error
+// says that it has not, or could not.
+func (r *Revocations) Hasten(ctx context.Context) error {
+	done := make(chan error, 1)
 	select {
 	case r.poke <- done:
 	case <-ctx.Done():
-		return
+		return fmt.Errorf("read revocations: %w", ctx.Err())
 	}
 	select {
-	case <-done:
+	case err := <-done:
+		return err
 	case <-ctx.Done():
+		return fmt.Errorf("read revocations: %w", ctx.Err())
 	}
 }
 
@@ -128,22 +136,21 @@ func (r *Revocations) Hasten(ctx context.Context) {
 func (r *Revocations) Run(ctx context.Context) error {
 	tick := time.NewTicker(ReadEvery)
 	defer tick.Stop()
-	r.look(ctx)
+	_ = r.look(ctx) // counted and logged there, as below
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			r.look(ctx)
+			_ = r.look(ctx)
 		case done := <-r.poke:
-			r.look(ctx)
-			close(done)
+			done <- r.look(ctx)
 		}
 	}
 }
 
 // look reads what is new and takes it in.
-func (r *Revocations) look(ctx context.Context) {
+func (r *Revocations) look(ctx context.Context) error {
 	began := r.cfg.Now()
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -154,7 +161,7 @@ func (r *Revocations) look(ctx context.Context) {
 	fresh, err := r.fetch(ctx, r.last)
 	if err != nil {
 		r.failed(ctx, err)
-		return
+		return fmt.Errorf("read revocations: %w", err)
 	}
 	if r.failing {
 		r.failing = false
@@ -174,6 +181,7 @@ func (r *Revocations) look(ctx context.Context) {
 	if len(fresh) > 0 && r.cfg.OnChange != nil {
 		r.cfg.OnChange()
 	}
+	return nil
 }
 
 func (r *Revocations) failed(ctx context.Context, err error) {

@@ -145,14 +145,15 @@ type Push struct {
 
 // Limits bounds what one node spends.
 type Limits struct {
-	PageRows      int    `yaml:"page_rows"`      // changes a page has, unless the device asks for less
-	PageBytes     Bytes  `yaml:"page_bytes"`     // of a page, near enough
-	TailBytes     Bytes  `yaml:"tail_bytes"`     // memory for the newest changes
-	SpillBytes    Bytes  `yaml:"spill_bytes"`    // memory that one transaction may take before it goes to files
-	SpillDir      string `yaml:"spill_dir"`      // of those files; empty: the system's for temporary ones
-	Snapshots     int    `yaml:"snapshots"`      // pages of live rows read at the same time
-	HandshakeRate int    `yaml:"handshake_rate"` // new sockets a second
-	MaxSockets    int    `yaml:"max_sockets"`    // open ones
+	PageRows       int    `yaml:"page_rows"`        // changes a page has, unless the device asks for less
+	PageBytes      Bytes  `yaml:"page_bytes"`       // of a page, near enough
+	TailBytes      Bytes  `yaml:"tail_bytes"`       // memory for the newest changes
+	SpillBytes     Bytes  `yaml:"spill_bytes"`      // memory that one transaction may take before it goes to files
+	SpillDir       string `yaml:"spill_dir"`        // of those files; empty: the system's for temporary ones
+	Snapshots      int    `yaml:"snapshots"`        // pages of live rows read at the same time
+	HandshakeRate  int    `yaml:"handshake_rate"`   // new sockets a second
+	MaxSockets     int    `yaml:"max_sockets"`      // open ones
+	MaxUserSockets int    `yaml:"max_user_sockets"` // of those, one user's
 }
 
 // Lane is a tenant class with limits of its own.
@@ -184,7 +185,7 @@ func Default() *Config {
 		Push:    Push{Grace: 8 * time.Second},
 		Limits: Limits{
 			PageRows: 500, PageBytes: 1 << 20, TailBytes: 128 << 20, SpillBytes: 32 << 20,
-			Snapshots: 4, HandshakeRate: 200, MaxSockets: 50_000,
+			Snapshots: 4, HandshakeRate: 200, MaxSockets: 50_000, MaxUserSockets: 64,
 		},
 		Values: Values{WideNumbers: "number"},
 	}

@@ -311,6 +311,7 @@ func (l *loader) limits(c *Limits) {
 	l.between("limits.snapshots", int64(c.Snapshots), 1, 1000)
 	l.between("limits.handshake_rate", int64(c.HandshakeRate), 1, 1_000_000)
 	l.between("limits.max_sockets", int64(c.MaxSockets), 1, 10_000_000)
+	l.between("limits.max_user_sockets", int64(c.MaxUserSockets), 1, 10_000_000)
 }
 
 func (l *loader) between(path string, n, low, high int64) {

@@ -39,7 +39,7 @@ var closeHints = map[string]string{
 	CauseMaxAge:          "Reconnect; sockets are renewed from time to time.",
 	CauseReplaced:        "The same device opened another socket; use that one.",
 	string(TooLarge):     "Keep frames at 16 KiB or less.",
-	string(RateLimited):  "Send at most 600 frames a minute; reconnect later.",
+	string(RateLimited):  "Open fewer sockets, send at most 600 frames a minute; reconnect later.",
 	string(Overloaded):   "Reconnect later, with backoff.",
 	string(Starting):     "Reconnect later, with backoff.",
 	string(DatabaseAway): "Reconnect later, with backoff.",
