@@ -2,6 +2,7 @@ package changefeed
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/changefeed/pgoutput"
@@ -40,6 +41,14 @@ func (s *session) relation(rel *pgoutput.Rel) {
 	s.compile(r)
 }
 
+// renamed resets what a relation is beside its name: until the watcher has told what became of it, what is
+// written to it under another name may be a configured table's that has its name back by now (P14).
+func (s *session) renamed(r *relation) {
+	for _, name := range r.known {
+		s.tx.Reset(name, change.ReasonSchema)
+	}
+}
+
 // truncated notes which transaction emptied a partitioned table, and so gave its partitions new files.
 func (s *session) truncated(table string) {
 	if shape := s.shapes[table]; len(shape.Parts) > 0 {
@@ -59,8 +68,14 @@ func (s *session) note(table string, shape route.Shape) {
 
 // compile makes the router of a relation under the configuration in force.
 func (s *session) compile(r *relation) {
-	r.table, r.name = nil, ""
+	r.table, r.name, r.known = nil, "", nil
 	name := r.rel.Schema + "." + r.rel.Name
+	for other, shape := range s.shapes {
+		if _, configured := s.routing.Tables[other]; configured && other != name && shape.OID == r.rel.ID {
+			r.known = append(r.known, other)
+		}
+	}
+	slices.Sort(r.known) // for I3
 	rule, configured := s.routing.Tables[name]
 	shape := s.shapes[name]
 	if !configured || shape.OID == 0 { // or gone, and the stream has not heard of it yet
@@ -121,7 +136,7 @@ func (s *session) learn(sight *route.Sight, reset map[string]bool) {
 	s.fence = s.fence || sight.Joined(&old)
 	s.outdated = s.outdated || s.forgetful && sight.Moved(&old)
 	for _, r := range s.streamed {
-		if r.rel.Schema+"."+r.rel.Name == name {
+		if r.rel.Schema+"."+r.rel.Name == name || slices.Contains(r.known, name) || r.rel.ID == shape.OID {
 			s.compile(r)
 		}
 	}

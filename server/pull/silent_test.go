@@ -1,0 +1,44 @@
+package pull_test
+
+import (
+	"strings"
+	"testing"
+)
+
+const plain = `
+create table notes (id bigint primary key, user_id bigint not null, body text, n int not null default 0);
+alter table notes replica identity full;
+insert into notes select i, 1, 'x' from generate_series(1, 5) i;`
+
+// P14: what is written to a table while it has another name streams under that name.
+func TestP14RenamedThereAndBack(t *testing.T) {
+	other := plain + strings.ReplaceAll(plain, "notes", "pages")
+	for name, steps := range map[string][]string{
+		"renamed": {`begin; alter table notes rename to away; update away set n = 7; alter table away rename to notes; commit`},
+		"moved": {`begin; create schema other; alter table notes set schema other; update other.notes set n = 7;
+			alter table other.notes set schema public; commit`},
+		"emptied": {`begin; alter table notes rename to away; truncate away; insert into away values (1, 1, 'new'); alter table away rename to notes; commit`},
+		"in three transactions": {
+			`begin; alter table notes rename to away; update away set n = 7; commit`, `update away set n = 8`, `alter table away rename to notes`,
+		},
+		"swapped": {`begin; alter table notes rename to away; alter table pages rename to notes; update notes set n = 7;
+			alter table notes rename to pages; alter table away rename to notes; commit`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, other, "public.notes", "public.pages")
+			d := r.device("1")
+			d.converge("public.notes", "public.pages")
+			r.noticed() // so that it looks again in two seconds
+			for _, sql := range steps {
+				r.exec(sql)
+			}
+			r.noticed()
+			d.converge("public.notes", "public.pages")
+			r.exec(`update notes set body = 'y'; update pages set body = 'y'`)
+			d.converge("public.notes", "public.pages")
+			if d.sync(); len(d.ops) > 0 {
+				t.Errorf("ops %v", d.ops)
+			}
+		})
+	}
+}
