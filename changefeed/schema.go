@@ -34,8 +34,12 @@ func (s *session) relation(rel *pgoutput.Rel) {
 		shape := s.shapes[name]
 		if signature := route.Signature(rel); shape.Columns != signature {
 			s.tx.Reset(name, change.ReasonSchema)
+			if shape.OID != rel.ID { // of this one the stream says nothing more
+				shape.Places, shape.Parts, shape.Truncated = nil, nil, 0
+			}
 			shape.OID, shape.Columns = rel.ID, signature
 			s.note(name, shape)
+			s.feed.Look() // whatever else changed with them, so that devices start over once
 		}
 	}
 	s.compile(r)
@@ -49,12 +53,11 @@ func (s *session) renamed(r *relation) {
 	}
 }
 
-// truncated notes which transaction emptied a partitioned table, and so gave its partitions new files.
+// truncated notes which transaction emptied a table, and so gave it, or its partitions, new files.
 func (s *session) truncated(table string) {
-	if shape := s.shapes[table]; len(shape.Parts) > 0 {
-		shape.Truncated = s.xid
-		s.note(table, shape)
-	}
+	shape := s.shapes[table]
+	shape.Truncated = s.xid
+	s.note(table, shape)
 }
 
 // note keeps a table's shape, and has it stored with this transaction.

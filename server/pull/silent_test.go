@@ -1,6 +1,7 @@
 package pull_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -38,6 +39,43 @@ func TestP14RenamedThereAndBack(t *testing.T) {
 			d.converge("public.notes", "public.pages")
 			if d.sync(); len(d.ops) > 0 {
 				t.Errorf("ops %v", d.ops)
+			}
+		})
+	}
+}
+
+// P14: values that change while no column seems to, and no row streams. What leaves them as they are is no news.
+func TestP14ValuesRewritten(t *testing.T) {
+	for _, c := range []struct {
+		sql   []string
+		reset bool
+	}{
+		{[]string{`alter table notes drop column n, add column n int not null default 7`}, true},
+		{[]string{`alter table notes alter column n type int using n + 1`}, true},
+		{[]string{`begin; truncate notes; insert into notes values (1, 1, 'new', 1); alter table notes alter column n type int using n + 1; commit`}, true},
+		{[]string{`begin; truncate notes; insert into notes values (1, 1, 'new', 1); savepoint s;
+			alter table notes alter column n type int using n + 1; release s; alter table notes set (fillfactor = 90); commit`}, true},
+		{[]string{`begin; alter table notes rename column n to k; update notes set k = 1; commit`, `alter table notes drop column k, add column k int default 7`}, true},
+		{[]string{`begin; alter table notes add m int; update notes set n = 1; commit`, `alter table notes drop column m, add column m int default 7`}, true},
+		{[]string{`alter table notes alter column n set default 3, alter column n set statistics 7; alter table notes set (fillfactor = 90); analyze notes`}, false},
+		{[]string{`truncate notes; insert into notes values (1, 1, 'new')`}, false},
+		{[]string{`begin; insert into notes values (100, 1, 'new'); truncate notes; insert into notes values (1, 1, 'new'); commit`}, false},
+	} {
+		t.Run(c.sql[0], func(t *testing.T) {
+			t.Parallel()
+			r := watched(t, plain, "public.notes")
+			d := r.device("1")
+			d.converge("public.notes")
+			for _, sql := range c.sql {
+				r.exec(sql)
+			}
+			r.noticed()
+			ops := d.converge("public.notes")
+			if slices.Contains(ops, "reset schema") != c.reset {
+				t.Errorf("ops %v", ops)
+			}
+			if d.sync(); len(d.ops) > 0 {
+				t.Errorf("then ops %v", d.ops)
 			}
 		})
 	}
