@@ -37,7 +37,7 @@ func (s *session) relation(rel *pgoutput.Rel) {
 			if shape.OID != rel.ID { // of this one the stream says nothing more
 				shape.Places, shape.Parts, shape.Truncated = nil, nil, 0
 			}
-			shape.OID, shape.Columns = rel.ID, signature
+			shape.OID, shape.Columns, shape.Unsent = rel.ID, signature, nil
 			s.note(name, shape)
 			s.feed.Look() // whatever else changed with them, so that devices start over once
 		}
@@ -126,7 +126,8 @@ func (s *session) takeUp() {
 // learn takes up a table's shape from the watcher's message. reset are the tables that need none any more.
 func (s *session) learn(sight *route.Sight, reset map[string]bool) {
 	name := sight.Table
-	if _, configured := s.routing.Tables[name]; !configured {
+	rule, configured := s.routing.Tables[name]
+	if !configured {
 		return
 	}
 	old := s.shapes[name]
@@ -143,7 +144,7 @@ func (s *session) learn(sight *route.Sight, reset map[string]bool) {
 			s.compile(r)
 		}
 	}
-	if why := sight.News(&old); why != "" && !reset[name] {
+	if why := sight.News(&old, rule); why != "" && !reset[name] {
 		reset[name] = true
 		s.tx.Reset(name, change.ReasonSchema)
 		s.feed.cfg.Logger.Warn("a table is reset for every device", "table", name, "why", why, "at", s.commit.String())

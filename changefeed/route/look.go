@@ -29,7 +29,7 @@ func Look(ctx context.Context, q Querier, publication string, names []string) (m
 		var columns []string
 		var oids, parts, attached, files, writers []uint32
 		var modifiers []int32
-		err := rows.Scan(&s.Table, &rel.ID, &s.Shape.Member, &columns, &oids, &modifiers, &s.Shape.Places,
+		err := rows.Scan(&s.Table, &rel.ID, &s.Shape.Member, &columns, &oids, &modifiers, &s.Shape.Places, &s.Shape.Unsent,
 			&parts, &attached, &files, &writers, &s.Shape.Uneven)
 		if err != nil {
 			return nil, fmt.Errorf("look at the tables: %w", err)
@@ -131,7 +131,7 @@ with recursive tables as (
       from part join pg_inherits i on i.inhparent = part.oid
 )
 select t.name, t.oid, coalesce(r.oid, case when p.puballtables then p.oid end, 0),
-       a.names, a.types, a.modifiers, a.places, x.oids, x.attached, x.files, x.writers, x.uneven
+       a.names, a.types, a.modifiers, a.places, u.names, x.oids, x.attached, x.files, x.writers, x.uneven
   from tables t
   left join pg_publication p on p.pubname = $1
   left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = t.oid
@@ -142,6 +142,10 @@ select t.name, t.oid, coalesce(r.oid, case when p.puballtables then p.oid end, 0
               coalesce(array_agg(a.attnum order by a.attnum), '{}') as places
          from pg_attribute a
         where a.attrelid = t.oid and ` + isStreamed + `) a
+ cross join lateral (
+       select array_agg(a.attname::text order by a.attnum) as names
+         from pg_attribute a
+        where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped and not (` + isStreamed + `)) u
  cross join lateral (
        select coalesce(array_agg(c.oid order by c.oid), '{}') as oids,
               coalesce(array_agg(p.attached::text::bigint order by c.oid), '{}') as attached,

@@ -19,6 +19,9 @@ type Shape struct {
 	// its name has another one. The stream does not have them.
 	Places []int16      `json:"places,omitempty"`
 	Types  *value.Types `json:"types,omitempty"` // of the columns that are not built in; nil: there are none
+	// Unsent are the columns that the table has and the stream does not: generated ones, or not in the publication's
+	// list.
+	Unsent []string `json:"unsent,omitempty"`
 	// Member is the OID of the table's entry in the publication: what was written while it had none, or
 	// before it had this one, never streams (P13, P14). 0: it has none, or the publication names no tables.
 	Member uint32 `json:"member,omitempty"`
@@ -57,8 +60,15 @@ func DecodeShape(text string) (Shape, error) {
 	return s, nil
 }
 
-// Table compiles a rule for a relation of this shape. ErrUnknownType: the relation is newer than the shape.
+// Table compiles a rule for a relation of this shape. ErrUnknownType: the relation is newer than the shape. A column
+// that is denied and nowhere is ErrShape: it may be there under another name (I10).
 func (s *Shape) Table(rel *pgoutput.Rel, rule Rule, opt value.Options) (*Table, error) {
+	for _, name := range rule.Deny {
+		sent := slices.ContainsFunc(rel.Columns, func(c pgoutput.Column) bool { return c.Name == name })
+		if !sent && !slices.Contains(s.Unsent, name) {
+			return nil, fmt.Errorf("%w: %s.%s has no column %q, which is denied", ErrShape, rel.Schema, rel.Name, name)
+		}
+	}
 	for _, c := range rel.Columns {
 		if !s.types().Known(c.Type) {
 			return nil, ErrUnknownType
@@ -90,9 +100,9 @@ type Sight struct {
 	Writers map[uint32]uint32 `json:"writers,omitempty"`
 }
 
-// News says, for people, why what devices hold of the table is not what it has any more; "" if it is. It
-// is a function of the old shape and the sight alone (I3).
-func (s *Sight) News(old *Shape) string {
+// News says, for people, why what devices hold of the table under a rule is not what it has any more; "" if it is.
+// It is a function of the old shape, the sight and the rule alone (I3).
+func (s *Sight) News(old *Shape, rule Rule) string {
 	is := &s.Shape
 	switch {
 	case is.OID == 0 && old.OID == 0:
@@ -103,6 +113,8 @@ func (s *Sight) News(old *Shape) string {
 		return "the table is another one"
 	case is.Columns != old.Columns:
 		return "its columns changed"
+	case slices.ContainsFunc(rule.Deny, func(c string) bool { return slices.Contains(is.Unsent, c) != slices.Contains(old.Unsent, c) }):
+		return "a denied column came or went"
 	case replaced(old.Places, is.Places):
 		return "one of its columns was replaced"
 	case !is.types().Extends(old.types()):

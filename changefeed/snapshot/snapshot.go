@@ -203,6 +203,11 @@ func newPlan(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, 
 	if p.owner < 0 {
 		return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), rule.Owner)
 	}
+	for _, name := range rule.Deny {
+		if _, ok := t.Column(name); !ok { // it may be there under another name (I10)
+			return nil, fmt.Errorf("%w: %s has no column %q, which is denied", ErrUnreadable, t.QualifiedName(), name)
+		}
+	}
 	var key, params []string
 	for i, k := range rule.Key {
 		at := -1
@@ -329,8 +334,8 @@ func hasCode(err error, codes ...string) bool {
 	return errors.As(err, &pgErr) && slices.Contains(codes, pgErr.Code)
 }
 
-// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which. Nothing
-// of it can be anybody's, until that is mended; the feed resets it then.
+// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which, or one that
+// is denied. Nothing of it can be anybody's, until that is mended; the feed resets it then.
 var ErrUnreadable = errors.New("snapshot: the table can't be read")
 
 // ErrNoSuchPlace: the key to go on after is no possible key of the table, whose type has changed. The
