@@ -89,6 +89,13 @@ func (s *Shape) types() *value.Types {
 	return s.Types
 }
 
+// ReadsAs reports whether rows of a table of this shape are the same JSON as under other, from the same columns of
+// the same table.
+func (s *Shape) ReadsAs(other *Shape) bool {
+	return s.OID == other.OID && s.Columns == other.Columns && slices.Equal(s.Unsent, other.Unsent) &&
+		s.types().Extends(other.types()) && other.types().Extends(s.types())
+}
+
 // Sight is a table's shape as somebody saw it in the catalog, told to the feed at a place in the WAL.
 type Sight struct {
 	Table string `json:"table"`

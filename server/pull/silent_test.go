@@ -1,9 +1,14 @@
 package pull_test
 
 import (
+	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/nudgesync/nudge/server/pull"
+	"github.com/nudgesync/nudge/server/wire"
 )
 
 const plain = `
@@ -77,6 +82,49 @@ func TestP14ValuesRewritten(t *testing.T) {
 			if d.sync(); len(d.ops) > 0 {
 				t.Errorf("then ops %v", d.ops)
 			}
+		})
+	}
+}
+
+// I5: a snapshot does not show what the log never hears of, because it was undone before it was looked at.
+func TestI05UndoneBeforeItWasNoticed(t *testing.T) {
+	others := plain + `
+		create table pages (like notes including all); insert into pages values (9, 1, 'other');
+		create type place as (street text, number int);
+		alter table notes add home place default '(Elm Street,13)';`
+	for _, c := range []struct{ there, back string }{
+		{`alter table notes rename column body to content`, `alter table notes rename column content to body`},
+		{`alter table notes rename to away`, `alter table away rename to notes`},
+		{`alter table notes rename to away; alter table pages rename to notes`, `alter table notes rename to pages; alter table away rename to notes`},
+		{`alter table notes rename column user_id to whose`, `alter table notes rename column whose to user_id`},
+		{`alter type place rename attribute street to road`, `alter type place rename attribute road to street`},
+	} {
+		t.Run(c.there, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, others, "public.notes")
+			r.settle()
+			r.noticed() // so that it looks again in two seconds
+			r.exec(c.there)
+			// A page of what it is now, if there is one.
+			d := r.device("1")
+			a, err := r.engine.Pull(t.Context(), pull.Request{User: d.user, Device: "d"})
+			var p *wire.Problem
+			switch {
+			case err == nil:
+				var page wire.Page
+				if err := json.Unmarshal(append(append([]byte("{"), a.AppendMembers(nil)...), '}'), &page); err != nil {
+					t.Fatal(err)
+				}
+				d.cursor = page.Cursor
+				for _, ch := range page.Changes {
+					d.apply(ch)
+				}
+			case !errors.As(err, &p) || p.Code != wire.Starting:
+				t.Fatal(err)
+			}
+			r.exec(c.back)
+			r.noticed()
+			d.converge("public.notes")
 		})
 	}
 }
