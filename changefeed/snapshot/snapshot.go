@@ -253,7 +253,11 @@ func planOf(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, e
 		key = append(key, pgx.Identifier{k}.Sanitize())
 		params = append(params, fmt.Sprintf("$%d", i+3))
 	}
-	from := fmt.Sprintf("select * from %s where %s = $1", pgx.Identifier{t.Schema, t.Name}.Sanitize(), pgx.Identifier{rule.Owner}.Sanitize())
+	only := "" // of a plain table: what inherits from it streams under its own name
+	if t.Kind == 'r' {
+		only = "only "
+	}
+	from := fmt.Sprintf("select * from %s%s where %s = $1", only, pgx.Identifier{t.Schema, t.Name}.Sanitize(), pgx.Identifier{rule.Owner}.Sanitize())
 	order := " order by " + strings.Join(key, ", ") + " limit $2::bigint"
 	p.first = from + order
 	p.next = from + " and (" + strings.Join(key, ", ") + ") > (" + strings.Join(params, ", ") + ")" + order

@@ -206,3 +206,14 @@ func TestI05UnknownTablesAreNotRead(t *testing.T) {
 		}
 	}
 }
+
+// What inherits from a table is another one, which streams under its own name.
+func TestInheritedRowsAreAnotherTables(t *testing.T) {
+	r, pool := open(t, `
+create table t (id int primary key, owner int not null);
+create table kid () inherits (t);
+insert into t values (1, 1), (3, 1); insert into kid values (2, 1)`, nil)
+	if got := rows(t, r, standing(t, pool), "1", 1, noLimit); len(got) != 2 {
+		t.Errorf("rows %v", got)
+	}
+}
