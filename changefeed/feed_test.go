@@ -1,7 +1,10 @@
 package changefeed_test
 
 import (
+	"context"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,6 +107,9 @@ func TestA08NewConfigurationIsAReset(t *testing.T) {
 	r.settle()
 	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":2}`, `r * public.items schema`, `u user:1 {"id":3}`)
 	rows := r.all()
+	if len(rows) != 4 {
+		t.FailNow()
+	}
 	if !strings.Contains(string(rows[1].Row), "before") || strings.Contains(string(rows[3].Row), "after") {
 		t.Errorf("rows %s and %s", rows[1].Row, rows[3].Row)
 	}
@@ -212,16 +218,82 @@ func TestI6VisibleBeforeLogged(t *testing.T) {
 	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":2}`)
 }
 
+// A21: of a batch, what is visible is appended, though what follows it is not yet.
+func TestA21VisiblePrefixIsAppended(t *testing.T) {
+	r := newRig(t)
+	decoded, appending, release := make(chan struct{}, 1000), make(chan struct{}), make(chan struct{})
+	var hold atomic.Bool // the next append
+	r.start(func(c *changefeed.Config) {
+		c.Failpoint = func(s changefeed.Step) error {
+			switch {
+			case s == changefeed.AfterDecode:
+				decoded <- struct{}{}
+			case s == changefeed.BeforeAppend && hold.CompareAndSwap(true, false):
+				close(appending)
+				<-release
+			}
+			return nil
+		}
+	})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	r.settle()
+	hold.Store(true)
+	r.exec(`insert into items values (1, 1)`)
+	<-appending
+	for len(decoded) > 0 {
+		<-decoded
+	}
+	// Two commits wait for the appender, and the second one for a standby too.
+	r.exec(`insert into items values (2, 1)`)
+	<-decoded
+	admin := set(t, pgtest.Cluster(t), "synchronous_standby_names", "nobody")
+	done := make(chan error, 1)
+	go func() {
+		writer, err := pgx.Connect(context.Background(), r.dsn)
+		if err == nil {
+			_, err = writer.Exec(context.Background(), `insert into items values (3, 1)`)
+			_ = writer.Close(context.Background())
+		}
+		done <- err
+	}()
+	<-decoded
+	goOn()
+	r.eventually("the first one is logged", func() bool { return len(r.all()) == 2 })
+	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":2}`)
+	admin(`alter system reset synchronous_standby_names`)
+	admin(`select pg_reload_conf()`)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":2}`, `u user:1 {"id":3}`)
+}
+
 // The publication is checked before streaming: 14 to 17 wedge for good without it, 18 is silent (P13).
 func TestP13PublicationIsChecked(t *testing.T) {
 	r := newRig(t)
 	r.exec(`drop publication nudge`)
-	r.start(nil)
-	var n int
-	if err := r.db.QueryRow(t.Context(), `select count(*) from nudge.feed`).Scan(&n); err != nil || n != 0 {
-		t.Errorf("%d feeds, %v", n, err)
+	var refused atomic.Bool
+	r.start(func(c *changefeed.Config) {
+		c.Logger = logTo(func(line string) {
+			if strings.Contains(line, "check_publication") {
+				refused.Store(true)
+			}
+		})
+	})
+	r.eventually("it is refused", refused.Load)
+	var feeds, slots int
+	r.scan(&feeds, `select count(*) from nudge.feed`)
+	r.scan(&slots, `select count(*) from pg_replication_slots where slot_name = $1`, r.slot)
+	if feeds != 0 || slots != 0 {
+		t.Errorf("%d feeds, %d slots", feeds, slots)
 	}
 	r.exec(`create publication nudge for table items`)
+	s := r.settle() // it comes by itself once the publication is there
 	r.exec(`insert into items values (1, 1)`)
-	r.settle() // it comes by itself once the publication is there
+	if again := r.settle(); again.Epoch != s.Epoch {
+		t.Errorf("a new epoch: %s", again.Reason)
+	}
+	r.expect(`u user:1 {"id":1}`)
 }

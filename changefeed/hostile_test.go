@@ -1,6 +1,7 @@
 package changefeed_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,6 +34,27 @@ func TestP23NoMessageStopsTheFeed(t *testing.T) {
 	r.start(nil)
 	r.settle()
 	r.exec(`begin; select pg_logical_emit_message(true, 'nudge.origin', '\x610062'::bytea); insert into items values (1, 1); commit`)
+	r.exec(`begin; select pg_logical_emit_message(true, 'nudge.origin', '\xfffe'::bytea); insert into items values (2, 1); commit`)
 	r.settle()
-	r.expect(`u user:1 {"id":1}`)
+	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":2}`)
+}
+
+// P19: a value that JSON can't carry is logged as a tagged one, and its neighbours as ever.
+func TestP19PoisonIsTagged(t *testing.T) {
+	r := newRig(t)
+	r.exec(`create table odd (id bigint primary key, user_id bigint, doc json);
+		alter table odd replica identity full; alter publication nudge add table odd`)
+	routing := r.routing(map[string]route.Spec{"public.odd": {Owner: "user_id"}})
+	r.start(func(c *changefeed.Config) { c.Routing = routing })
+	r.settle()
+	r.exec(`insert into odd values (1, 1, '"\u0000"'), (2, 1, '"b"')`)
+	r.settle()
+	want := []string{`{"id":1,"user_id":1,"doc":{"$nudge":"unrepresentable","text":"\"\\u0000\""}}`, `{"id":2,"user_id":1,"doc":"b"}`}
+	var got []string
+	for _, c := range r.all() {
+		got = append(got, string(c.Row))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
 }

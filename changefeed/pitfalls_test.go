@@ -10,6 +10,7 @@ import (
 
 	"github.com/nudgesync/nudge/changefeed"
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/route"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 )
@@ -187,6 +188,22 @@ func TestP23ForgedMessages(t *testing.T) {
 		t.Errorf("state %+v", s)
 	}
 	r.expect(`u user:1 {"id":1}`)
+}
+
+// P23: nor does it put a configuration in force that waits for its own message: rows between the two are
+// routed as they were.
+func TestP23ForgedConfiguration(t *testing.T) {
+	r := newRig(t)
+	stop := r.start(nil)
+	r.settle()
+	stop()
+	r.exec(`select pg_logical_emit_message(true, 'nudge.config', 'deadbeef')`)
+	r.exec(`insert into items values (1, 1)`)
+	routing := r.routing(map[string]route.Spec{"public.items": {Owner: "user_id", Deny: []string{"body"}}})
+	r.start(func(c *changefeed.Config) { c.Routing = routing })
+	r.state("the new configuration", func(s changelog.State) bool { return s.ConfigHash == routing.Hash() })
+	r.settle()
+	r.expect(`u user:1 {"id":1}`, `r * public.items schema`)
 }
 
 // P25: a slot of somebody else's is refused, never dropped.

@@ -136,17 +136,22 @@ func (r *rig) run(edit func(*changefeed.Config)) (feed *changefeed.Feed, stop fu
 	return feed, stop
 }
 
-// state waits for the log's state to be as asked.
+// state waits for the log's state to be as asked, for as long as the log moves on, within reason.
 func (r *rig) state(what string, ok func(changelog.State) bool) changelog.State {
 	r.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	const stuck, most = 30 * time.Second, 5 * time.Minute
+	began, moved := time.Now(), time.Now()
+	var at change.Position
 	for {
 		s, err := r.log.Feed(r.t.Context())
 		if err == nil && ok(s) {
 			return s
 		}
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: still %+v, %v", what, s, err)
+		if s.Head() != at {
+			at, moved = s.Head(), time.Now()
+		}
+		if time.Since(moved) > stuck || time.Since(began) > most {
+			r.t.Fatalf("%s: still at %v, fence %d, doubt %q, publication %s, tables %v; %v", what, at, s.SnapshotFence, s.Doubt, s.Publication, s.Relations, err)
 		}
 		<-time.After(5 * time.Millisecond)
 	}

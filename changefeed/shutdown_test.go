@@ -63,6 +63,36 @@ func (p *pair) signalLog(s syscall.Signal) {
 	}
 }
 
+// stopLog has the feed's log stand still while an append waits for it. Were the gate still to be asked, its
+// connection would end with the server's, and the feed with it.
+func (p *pair) stopLog() (goOn func()) {
+	p.t.Helper()
+	ctx := context.WithoutCancel(p.t.Context())
+	lock, err := p.logDB.Begin(ctx)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = lock.Rollback(ctx) })
+	if _, err := lock.Exec(ctx, `lock table nudge.feed in exclusive mode`); err != nil {
+		p.t.Fatal(err)
+	}
+	p.exec(`update items set version = version + 1`)
+	p.eventually("an append waits", func() (waits bool) {
+		if err := p.logDB.QueryRow(ctx, `
+select exists (select from pg_stat_activity where application_name = 'the feed''s log' and wait_event_type = 'Lock')`).Scan(&waits); err != nil {
+			p.t.Fatal(err)
+		}
+		return waits
+	})
+	p.signalLog(syscall.SIGSTOP)
+	return func() {
+		p.signalLog(syscall.SIGCONT)
+		if err := lock.Rollback(ctx); err != nil {
+			p.t.Error(err)
+		}
+	}
+}
+
 // shutdown is a fast one of the source. The bound is generous: what it is to find waits for the server's
 // walsender timeout, or for the feed's patience, or for ever.
 func (p *pair) shutdown() {
@@ -167,21 +197,20 @@ func TestP07A21FastShutdown(t *testing.T) {
 	sub("the log stands still", func(t *testing.T) {
 		stop := p.start(p.external)
 		p.settle()
-		p.signalLog(syscall.SIGSTOP)
-		p.exec(`update items set version = version + 1`)
+		goOn := p.stopLog()
 		p.shutdown()
-		p.signalLog(syscall.SIGCONT)
+		goOn()
 		again(t, stop)
 	})
 	sub("the log stands still, and memory is full", func(t *testing.T) {
 		stop := p.start(func(c *changefeed.Config) { p.external(c); c.MaxBatch = 1 })
 		p.settle()
-		p.signalLog(syscall.SIGSTOP)
+		goOn := p.stopLog()
 		for range 3 {
 			p.exec(`update items set version = version + 1, body = repeat(md5(random()::text), 2000)`)
 		}
 		p.shutdown()
-		p.signalLog(syscall.SIGCONT)
+		goOn()
 		again(t, stop)
 	})
 	sub("the log is gone", func(t *testing.T) {

@@ -170,7 +170,7 @@ func TestP14TypesChange(t *testing.T) {
 	}
 }
 
-// P11: the writers' table is renamed, retyped, grown and shrunk while they write.
+// P14: the writers' table is renamed, retyped, grown and shrunk while they write, though not to all of its rows.
 func TestP14ChangesBesideWriters(t *testing.T) {
 	r := watched(t, schema+`insert into notes select i, 1, 'x' from generate_series(1, 9) i`, "public.notes")
 	d := r.device("1")
@@ -180,7 +180,7 @@ func TestP14ChangesBesideWriters(t *testing.T) {
 		defer close(done)
 		for i := range 300 {
 			_, _ = r.db.Exec(t.Context(), `insert into notes (id, user_id) values ($1, 1 + $1 % 2)`, 100+i)
-			_, _ = r.db.Exec(t.Context(), `update notes set user_id = 3 - user_id where id % 7 = $1`, i%7)
+			_, _ = r.db.Exec(t.Context(), `update notes set user_id = 3 - user_id where id > 3 and id % 7 = $1`, i%7)
 		}
 	}()
 	for _, sql := range []string{
