@@ -31,6 +31,7 @@ type published struct {
 	By string `json:"by,omitempty"`
 
 	in          bool // by whatever
+	asRoot      bool // under the name of a table that it is a partition of
 	partitioned bool
 	filtered    bool     // only rows that pass a condition
 	columns     []string // if there is a list of them
@@ -81,6 +82,8 @@ func (p *publication) usable(name string, routing *route.Config) error {
 			continue
 		case t.filtered:
 			return refuse("filters the rows of %s: a change of owner would become something else (P17)", table)
+		case t.asRoot:
+			return refuse("publishes %s, a partition, under the name of its root (P12): configure the root, or set publish_via_partition_root = false", table)
 		case t.partitioned && !p.viaRoot:
 			return refuse("publishes the partitions of %s under their own names", table)
 		}
@@ -123,6 +126,8 @@ select oid::text || '@' || xmin::text, not (pubinsert and pubupdate and pubdelet
 const membersSQL = `
 with pub as (select * from pg_publication where pubname = $1),
      t as (select x.name, c.oid, c.relkind = 'p' as partitioned,
+                  case when c.relispartition then not exists (select from pg_publication_tables p
+                    where p.pubname = $1 and p.schemaname = n.nspname and p.tablename = c.relname) else false end as as_root,
                   array(select c.oid union select relid::oid from pg_partition_ancestors(c.oid)) as family
              from unnest($2::text[]) x(name)
              join pg_namespace n on n.nspname = split_part(x.name, '.', 1)
@@ -136,7 +141,7 @@ with pub as (select * from pg_publication where pubname = $1),
                   (select string_to_array(translate(to_jsonb(r) ->> 'prattrs', '[],', ''), ' ') from pg_publication_rel r
                     where r.prpubid = pub.oid and r.prrelid = t.oid) as attnums
              from t, pub)
-select name, oid, by, named or by <> '', partitioned, filtered,
+select name, oid, by, named or by <> '', as_root, partitioned, filtered,
        case when attnums is not null then
             (select array_agg(a.attname::text) from pg_attribute a where a.attrelid = m.oid and a.attnum = any(attnums::int2[])) end
   from m`
@@ -162,7 +167,7 @@ func (f *Feed) readPublication(ctx context.Context) (publication, error) {
 	rows, _ := f.cfg.Source.Query(ctx, fmt.Sprintf(membersSQL, schemas), f.cfg.Publication, f.cfg.Routing.Names())
 	var name string
 	var t published
-	_, err = pgx.ForEachRow(rows, []any{&name, &t.Table, &t.By, &t.in, &t.partitioned, &t.filtered, &t.columns}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &t.Table, &t.By, &t.in, &t.asRoot, &t.partitioned, &t.filtered, &t.columns}, func() error {
 		p.Tables[name] = t
 		t.columns = nil // the next row must not share it
 		return nil

@@ -2,6 +2,7 @@ package changefeed
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/changefeed/pgoutput"
@@ -33,19 +34,30 @@ func (s *session) relation(rel *pgoutput.Rel) {
 		shape := s.shapes[name]
 		if signature := route.Signature(rel); shape.Columns != signature {
 			s.tx.Reset(name, change.ReasonSchema)
-			shape.OID, shape.Columns = rel.ID, signature
+			if shape.OID != rel.ID { // of this one the stream says nothing more
+				shape.Places, shape.Parts, shape.Truncated = nil, nil, 0
+			}
+			shape.OID, shape.Columns, shape.Unsent = rel.ID, signature, nil
 			s.note(name, shape)
+			s.feed.Look() // whatever else changed with them, so that devices start over once
 		}
 	}
 	s.compile(r)
 }
 
-// truncated notes which transaction emptied a partitioned table, and so gave its partitions new files.
-func (s *session) truncated(table string) {
-	if shape := s.shapes[table]; len(shape.Parts) > 0 {
-		shape.Truncated = s.xid
-		s.note(table, shape)
+// renamed resets what a relation is beside its name: until the watcher has told what became of it, what is
+// written to it under another name may be a configured table's that has its name back by now (P14).
+func (s *session) renamed(r *relation) {
+	for _, name := range r.known {
+		s.tx.Reset(name, change.ReasonSchema)
 	}
+}
+
+// truncated notes which transaction emptied a table, and so gave it, or its partitions, new files.
+func (s *session) truncated(table string) {
+	shape := s.shapes[table]
+	shape.Truncated = s.xid
+	s.note(table, shape)
 }
 
 // note keeps a table's shape, and has it stored with this transaction.
@@ -59,8 +71,14 @@ func (s *session) note(table string, shape route.Shape) {
 
 // compile makes the router of a relation under the configuration in force.
 func (s *session) compile(r *relation) {
-	r.table, r.name = nil, ""
+	r.table, r.name, r.known = nil, "", nil
 	name := r.rel.Schema + "." + r.rel.Name
+	for other, shape := range s.shapes {
+		if _, configured := s.routing.Tables[other]; configured && other != name && shape.OID == r.rel.ID {
+			r.known = append(r.known, other)
+		}
+	}
+	slices.Sort(r.known) // for I3
 	rule, configured := s.routing.Tables[name]
 	shape := s.shapes[name]
 	if !configured || shape.OID == 0 { // or gone, and the stream has not heard of it yet
@@ -108,7 +126,8 @@ func (s *session) takeUp() {
 // learn takes up a table's shape from the watcher's message. reset are the tables that need none any more.
 func (s *session) learn(sight *route.Sight, reset map[string]bool) {
 	name := sight.Table
-	if _, configured := s.routing.Tables[name]; !configured {
+	rule, configured := s.routing.Tables[name]
+	if !configured {
 		return
 	}
 	old := s.shapes[name]
@@ -121,11 +140,11 @@ func (s *session) learn(sight *route.Sight, reset map[string]bool) {
 	s.fence = s.fence || sight.Joined(&old)
 	s.outdated = s.outdated || s.forgetful && sight.Moved(&old)
 	for _, r := range s.streamed {
-		if r.rel.Schema+"."+r.rel.Name == name {
+		if r.rel.Schema+"."+r.rel.Name == name || slices.Contains(r.known, name) || r.rel.ID == shape.OID {
 			s.compile(r)
 		}
 	}
-	if why := sight.News(&old); why != "" && !reset[name] {
+	if why := sight.News(&old, rule); why != "" && !reset[name] {
 		reset[name] = true
 		s.tx.Reset(name, change.ReasonSchema)
 		s.feed.cfg.Logger.Warn("a table is reset for every device", "table", name, "why", why, "at", s.commit.String())

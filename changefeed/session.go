@@ -69,6 +69,8 @@ type relation struct {
 	rel   *pgoutput.Rel
 	name  string
 	table *route.Table
+	// known are the configured tables that it was, as far as the log knows, and whose name it does not have now.
+	known []string
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -170,7 +172,12 @@ func (s *session) message(m *pgoutput.Message) error {
 	case pgoutput.Truncate:
 		if !s.skip {
 			for _, id := range m.RelationIDs {
-				if r := s.streamed[id]; r != nil && r.name != "" {
+				r := s.streamed[id]
+				if r == nil {
+					continue
+				}
+				s.renamed(r)
+				if r.name != "" {
 					s.tx.Reset(r.name, change.ReasonTruncate)
 					s.truncated(r.name)
 				}
@@ -230,7 +237,11 @@ func (s *session) end(m *pgoutput.Message) error {
 
 func (s *session) row(m *pgoutput.Message) {
 	r := s.streamed[m.RelationID]
-	if r == nil || r.name == "" {
+	if r == nil {
+		return
+	}
+	s.renamed(r)
+	if r.name == "" {
 		return
 	}
 	if r.table == nil {
@@ -261,6 +272,7 @@ func (s *session) logical(prefix string, content []byte) {
 	case schemaPrefix:
 		if sight, ok := openSight(s.key, s.xid, content); ok {
 			s.learned = append(s.learned, sight)
+			s.force = true // also if it is no news any more: the watcher waits for it
 		}
 	}
 }

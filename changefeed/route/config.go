@@ -20,7 +20,7 @@ type Rule struct {
 	Owner string   `json:"owner"`           // the column that names the owner
 	Key   []string `json:"key"`             // the primary key's columns, in key order
 	Allow []string `json:"allow,omitempty"` // only these columns leave the database; empty: all
-	Deny  []string `json:"deny,omitempty"`  // these never do
+	Deny  []string `json:"deny,omitempty"`  // these never do; a table without one of them is not served
 }
 
 // Hidden reports whether a column stays in the database. Key columns always travel.

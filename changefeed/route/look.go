@@ -29,7 +29,7 @@ func Look(ctx context.Context, q Querier, publication string, names []string) (m
 		var columns []string
 		var oids, parts, attached, files, writers []uint32
 		var modifiers []int32
-		err := rows.Scan(&s.Table, &rel.ID, &s.Shape.Member, &columns, &oids, &modifiers,
+		err := rows.Scan(&s.Table, &rel.ID, &s.Shape.Member, &columns, &oids, &modifiers, &s.Shape.Places, &s.Shape.Unsent,
 			&parts, &attached, &files, &writers, &s.Shape.Uneven)
 		if err != nil {
 			return nil, fmt.Errorf("look at the tables: %w", err)
@@ -114,7 +114,8 @@ const isStreamed = `a.attnum > 0 and not a.attisdropped and case
        else a.attgenerated = '' end`
 
 // A partition's identity serves the table if both have all columns, or both name an index; which columns an
-// index has shows in the stream.
+// index has shows in the stream. A transaction that changed columns is no mere TRUNCATE: it is no writer. A
+// subtransaction's id is younger than that of its transaction.
 const lookSQL = `
 with recursive tables as (
     select n.nspname || '.' || c.relname as name, c.oid, c.relkind, c.relreplident
@@ -130,21 +131,29 @@ with recursive tables as (
       from part join pg_inherits i on i.inhparent = part.oid
 )
 select t.name, t.oid, coalesce(r.oid, case when p.puballtables then p.oid end, 0),
-       a.names, a.types, a.modifiers, x.oids, x.attached, x.files, x.writers, x.uneven
+       a.names, a.types, a.modifiers, a.places, u.names, x.oids, x.attached, x.files, x.writers, x.uneven
   from tables t
   left join pg_publication p on p.pubname = $1
   left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = t.oid
  cross join lateral (
        select coalesce(array_agg(a.attname::text order by a.attnum), '{}') as names,
               coalesce(array_agg(a.atttypid order by a.attnum), '{}') as types,
-              coalesce(array_agg(a.atttypmod order by a.attnum), '{}') as modifiers
+              coalesce(array_agg(a.atttypmod order by a.attnum), '{}') as modifiers,
+              coalesce(array_agg(a.attnum order by a.attnum), '{}') as places
          from pg_attribute a
         where a.attrelid = t.oid and ` + isStreamed + `) a
  cross join lateral (
+       select array_agg(a.attname::text order by a.attnum) as names
+         from pg_attribute a
+        where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped and not (` + isStreamed + `)) u
+ cross join lateral (
        select coalesce(array_agg(c.oid order by c.oid), '{}') as oids,
-              coalesce(array_agg(part.attached::text::bigint order by c.oid), '{}') as attached,
+              coalesce(array_agg(p.attached::text::bigint order by c.oid), '{}') as attached,
               coalesce(array_agg(c.relfilenode order by c.oid), '{}') as files,
-              coalesce(array_agg(c.xmin::text::bigint order by c.oid), '{}') as writers,
+              coalesce(array_agg(case when exists (
+                select from pg_attribute a where a.attrelid = c.oid and age(a.xmin) <= age(c.xmin)
+              ) then 0 else c.xmin::text::bigint end order by c.oid), '{}') as writers,
               coalesce(bool_or(c.relkind = 'r' and c.relreplident <> t.relreplident), false) as uneven
-         from part join pg_class c on c.oid = part.oid
-        where part.root = t.oid) x`
+         from (select oid, attached from part where root = t.oid
+               union all select t.oid, '0'::xid where t.relkind = 'r') p
+         join pg_class c on c.oid = p.oid) x`

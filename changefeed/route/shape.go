@@ -13,25 +13,33 @@ import (
 // always. The log keeps the one in force, table by table; a Sight in the WAL replaces it. The zero Shape is
 // that of a table that does not exist.
 type Shape struct {
-	OID     uint32       `json:"oid,omitempty"`
-	Columns string       `json:"columns,omitempty"` // Signature of the relation
-	Types   *value.Types `json:"types,omitempty"`   // of the columns that are not built in; nil: there are none
+	OID     uint32 `json:"oid,omitempty"`
+	Columns string `json:"columns,omitempty"` // Signature of the relation
+	// Places are the columns' numbers in the catalog, in their order: a column that is dropped and made again under
+	// its name has another one. The stream does not have them.
+	Places []int16      `json:"places,omitempty"`
+	Types  *value.Types `json:"types,omitempty"` // of the columns that are not built in; nil: there are none
+	// Unsent are the columns that the table has and the stream does not: generated ones, or not in the publication's
+	// list.
+	Unsent []string `json:"unsent,omitempty"`
 	// Member is the OID of the table's entry in the publication: what was written while it had none, or
 	// before it had this one, never streams (P13, P14). 0: it has none, or the publication names no tables.
 	Member uint32 `json:"member,omitempty"`
-	// Parts are all partitions below the table, by OID.
+	// Parts are all partitions below the table, by OID; a table that is none of partitions is its own.
 	Parts map[uint32]Part `json:"parts,omitempty"`
 	// Uneven: a partition's replica identity is not the table's, which the stream hides (P12).
 	Uneven bool `json:"uneven,omitempty"`
 	// Truncated is the transaction that the stream last showed to truncate the table: the new files that it
-	// gave the partitions are no news.
+	// gave its parts are no news.
 	Truncated uint32 `json:"truncated,omitempty"`
 }
 
-// Part is one partition, at any level.
+// Part is one partition, at any level, or a whole plain table.
 type Part struct {
-	Attached uint32 `json:"attached"`       // the transaction that did it
-	File     uint32 `json:"file,omitempty"` // a TRUNCATE of the partition alone, which does not stream, makes a new one
+	Attached uint32 `json:"attached"` // the transaction that did it; 0 for a plain table
+	// File holds the rows. What writes them all anew makes another one, and does not stream: an ALTER TABLE that
+	// computes them, or a TRUNCATE of the partition alone.
+	File uint32 `json:"file,omitempty"`
 }
 
 // Encode is the shape's stored form: the same text for equal shapes.
@@ -52,8 +60,15 @@ func DecodeShape(text string) (Shape, error) {
 	return s, nil
 }
 
-// Table compiles a rule for a relation of this shape. ErrUnknownType: the relation is newer than the shape.
+// Table compiles a rule for a relation of this shape. ErrUnknownType: the relation is newer than the shape. A column
+// that is denied and nowhere is ErrShape: it may be there under another name (I10).
 func (s *Shape) Table(rel *pgoutput.Rel, rule Rule, opt value.Options) (*Table, error) {
+	for _, name := range rule.Deny {
+		sent := slices.ContainsFunc(rel.Columns, func(c pgoutput.Column) bool { return c.Name == name })
+		if !sent && !slices.Contains(s.Unsent, name) {
+			return nil, fmt.Errorf("%w: %s.%s has no column %q, which is denied", ErrShape, rel.Schema, rel.Name, name)
+		}
+	}
 	for _, c := range rel.Columns {
 		if !s.types().Known(c.Type) {
 			return nil, ErrUnknownType
@@ -74,20 +89,27 @@ func (s *Shape) types() *value.Types {
 	return s.Types
 }
 
+// ReadsAs reports whether rows of a table of this shape are the same JSON as under other, from the same columns of
+// the same table.
+func (s *Shape) ReadsAs(other *Shape) bool {
+	return s.OID == other.OID && s.Columns == other.Columns && slices.Equal(s.Unsent, other.Unsent) &&
+		s.types().Extends(other.types()) && other.types().Extends(s.types())
+}
+
 // Sight is a table's shape as somebody saw it in the catalog, told to the feed at a place in the WAL.
 type Sight struct {
 	Table string `json:"table"`
 	Shape Shape  `json:"shape"`
 	// Empty are the partitions that were seen to hold nothing.
 	Empty []uint32 `json:"empty,omitempty"`
-	// Writers are the transactions that last changed the definition of each partition: that which truncated
-	// it, if it was truncated.
+	// Writers are the transactions that last changed the definition of each part, and nothing of its columns:
+	// that which truncated it, if it was truncated.
 	Writers map[uint32]uint32 `json:"writers,omitempty"`
 }
 
-// News says, for people, why what devices hold of the table is not what it has any more; "" if it is. It
-// is a function of the old shape and the sight alone (I3).
-func (s *Sight) News(old *Shape) string {
+// News says, for people, why what devices hold of the table under a rule is not what it has any more; "" if it is.
+// It is a function of the old shape, the sight and the rule alone (I3).
+func (s *Sight) News(old *Shape, rule Rule) string {
 	is := &s.Shape
 	switch {
 	case is.OID == 0 && old.OID == 0:
@@ -98,6 +120,10 @@ func (s *Sight) News(old *Shape) string {
 		return "the table is another one"
 	case is.Columns != old.Columns:
 		return "its columns changed"
+	case slices.ContainsFunc(rule.Deny, func(c string) bool { return slices.Contains(is.Unsent, c) != slices.Contains(old.Unsent, c) }):
+		return "a denied column came or went"
+	case replaced(old.Places, is.Places):
+		return "one of its columns was replaced"
 	case !is.types().Extends(old.types()):
 		return "a type of its columns changed"
 	case is.Member != old.Member:
@@ -109,24 +135,47 @@ func (s *Sight) News(old *Shape) string {
 		return "a partition was attached with rows, or detached"
 	}
 	for id, part := range is.Parts {
-		// What is new and empty is in no old shape.
-		if was, known := old.Parts[id]; known && was.Attached == part.Attached && was.File != part.File &&
+		// A partition that is new and empty is in no old shape.
+		if was, known := old.Parts[id]; (known || id == is.OID) && was.Attached == part.Attached && was.File != part.File &&
 			(old.Truncated == 0 || s.Writers[id] != old.Truncated) {
-			return "a partition was truncated or rewritten"
+			return "it, or a partition of it, was truncated or rewritten"
 		}
 	}
 	return ""
 }
 
+// replaced reports whether a column may be another one than it was, where all have the names and types that are
+// known. Those may be known from the stream, and newer than the places: that some columns went, or some came
+// and none of them was replaced since, is no news then.
+func replaced(old, is []int16) bool {
+	if len(is) == 0 || slices.Equal(old, is) {
+		return false
+	}
+	went := slices.ContainsFunc(old, func(n int16) bool { return !slices.Contains(is, n) })
+	came := slices.DeleteFunc(slices.Clone(is), func(n int16) bool { return slices.Contains(old, n) })
+	if len(came) == 0 {
+		return false
+	}
+	// Numbers are never used again.
+	last := int16(0)
+	if len(old) > 0 {
+		last = slices.Max(old)
+	}
+	return went || slices.Max(came) != last+int16(len(came))
+}
+
 // Moved reports whether rows came to the table or left it with a partition.
 func (s *Sight) Moved(old *Shape) bool {
 	for id, part := range s.Shape.Parts {
+		if id == s.Shape.OID {
+			continue
+		}
 		if was, known := old.Parts[id]; (!known || was.Attached != part.Attached) && !slices.Contains(s.Empty, id) {
 			return true
 		}
 	}
 	for id := range old.Parts {
-		if _, still := s.Shape.Parts[id]; !still {
+		if _, still := s.Shape.Parts[id]; !still && id != old.OID {
 			return true
 		}
 	}

@@ -21,10 +21,10 @@ grant select on t to pg_monitor`, nil)
 		t.Fatal(err)
 	}
 	pool.Reset()
-	if p, err := r.Page(t.Context(), "public.t", "1", nil, snapshot.Standing{}, 10, noLimit); err == nil || errors.Is(err, snapshot.ErrNoSuchOwner) {
+	if p, err := r.Page(t.Context(), "public.t", "1", nil, standing(t, pool), 10, noLimit); err == nil || errors.Is(err, snapshot.ErrNoSuchOwner) {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if _, err := r.Page(t.Context(), "public.t", "me", nil, snapshot.Standing{}, 10, noLimit); !errors.Is(err, snapshot.ErrNoSuchOwner) {
+	if _, err := r.Page(t.Context(), "public.t", "me", nil, standing(t, pool), 10, noLimit); !errors.Is(err, snapshot.ErrNoSuchOwner) {
 		t.Errorf("no number: %v", err)
 	}
 }
@@ -40,10 +40,10 @@ insert into t values ('1', 1), ('a', 1)`, nil)
 	if _, err := pool.Exec(t.Context(), `alter table t alter id type int using id::int`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Page(t.Context(), "public.t", "1", []string{"a"}, snapshot.Standing{}, 10, noLimit); !errors.Is(err, snapshot.ErrNoSuchPlace) {
+	if _, err := r.Page(t.Context(), "public.t", "1", []string{"a"}, standing(t, pool), 10, noLimit); !errors.Is(err, snapshot.ErrNoSuchPlace) {
 		t.Errorf("after a: %v", err)
 	}
-	if _, err := r.Page(t.Context(), "public.t", "me", []string{"1"}, snapshot.Standing{}, 10, noLimit); !errors.Is(err, snapshot.ErrNoSuchOwner) {
+	if _, err := r.Page(t.Context(), "public.t", "me", []string{"1"}, standing(t, pool), 10, noLimit); !errors.Is(err, snapshot.ErrNoSuchOwner) {
 		t.Errorf("no number: %v", err)
 	}
 }

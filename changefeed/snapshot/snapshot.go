@@ -69,10 +69,14 @@ type plan struct {
 // what they will commit (A4). Try again later.
 var ErrFenced = errors.New("snapshot: older transactions are still open")
 
+// ErrUnknown: the log does not know the table as it is. It may never do so, if that is undone in time, and a
+// device would keep what no change tells of (I5). Try again soon.
+var ErrUnknown = errors.New("snapshot: the log does not know the table as it is")
+
 // Standing is what the log says at the time of a page.
 type Standing struct {
 	Fence uint64 // its SnapshotFence
-	Shape string // the table's shape, any text that is another one for another shape
+	Shape string // the table's shape, encoded; "" if it has none
 }
 
 // Row is one row, as the feed would send it.
@@ -156,29 +160,15 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table, shape string, 
 	if p != nil && p.shape == shape && !fresh {
 		return p, nil
 	}
-	catalog, err := route.Catalog(ctx, conn, []string{table})
+	// All of it from one state of the catalog.
+	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		p, err = r.newPlan(ctx, tx, table, shape, rule)
+		return err
+	})
 	if err != nil {
-		return nil, err
-	}
-	t, ok := catalog[table]
-	if !ok {
-		r.cfg.Changed()
-		return nil, fmt.Errorf("%w: table %s does not exist", ErrUnreadable, table)
-	}
-	streamed, err := route.StreamedColumns(ctx, conn, r.cfg.Publication, table)
-	if err != nil {
-		return nil, err
-	}
-	if p, err = newPlan(t, streamed, rule); err != nil {
-		r.cfg.Changed()
-		return nil, err
-	}
-	p.shape = shape
-	oids := make([]uint32, len(p.rel.Columns))
-	for i, c := range p.rel.Columns {
-		oids[i] = c.Type
-	}
-	if p.types, err = value.Load(ctx, conn, oids); err != nil {
+		if errors.Is(err, ErrUnknown) {
+			r.cfg.Changed()
+		}
 		return nil, err
 	}
 	r.mu.Lock()
@@ -187,7 +177,47 @@ func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table, shape string, 
 	return p, nil
 }
 
-func newPlan(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, error) {
+// newPlan reads the catalog. It fails if the log does not know what it finds, which it says first.
+func (r *Reader) newPlan(ctx context.Context, tx pgx.Tx, table, shape string, rule route.Rule) (*plan, error) {
+	seen, err := route.Look(ctx, tx, r.cfg.Publication, []string{table})
+	if err != nil {
+		return nil, err
+	}
+	var known route.Shape
+	if shape != "" {
+		if known, err = route.DecodeShape(shape); err != nil {
+			return nil, err
+		}
+	}
+	if !seen[table].Shape.ReadsAs(&known) {
+		return nil, fmt.Errorf("%w: %s", ErrUnknown, table)
+	}
+	catalog, err := route.Catalog(ctx, tx, []string{table})
+	if err != nil {
+		return nil, err
+	}
+	t, ok := catalog[table]
+	if !ok {
+		return nil, fmt.Errorf("%w: table %s does not exist", ErrUnreadable, table)
+	}
+	streamed, err := route.StreamedColumns(ctx, tx, r.cfg.Publication, table)
+	if err != nil {
+		return nil, err
+	}
+	p, err := planOf(t, streamed, rule)
+	if err != nil {
+		return nil, err
+	}
+	p.shape = shape
+	oids := make([]uint32, len(p.rel.Columns))
+	for i, c := range p.rel.Columns {
+		oids[i] = c.Type
+	}
+	p.types, err = value.Load(ctx, tx, oids)
+	return p, err
+}
+
+func planOf(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, error) {
 	p := &plan{rel: &pgoutput.Rel{ID: t.OID, Schema: t.Schema, Name: t.Name}, owner: -1}
 	for i, c := range t.Columns {
 		p.all, p.allOIDs = append(p.all, c.Name), append(p.allOIDs, c.BaseType)
@@ -202,6 +232,11 @@ func newPlan(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, 
 	}
 	if p.owner < 0 {
 		return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), rule.Owner)
+	}
+	for _, name := range rule.Deny {
+		if _, ok := t.Column(name); !ok { // it may be there under another name (I10)
+			return nil, fmt.Errorf("%w: %s has no column %q, which is denied", ErrUnreadable, t.QualifiedName(), name)
+		}
 	}
 	var key, params []string
 	for i, k := range rule.Key {
@@ -218,7 +253,11 @@ func newPlan(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, 
 		key = append(key, pgx.Identifier{k}.Sanitize())
 		params = append(params, fmt.Sprintf("$%d", i+3))
 	}
-	from := fmt.Sprintf("select * from %s where %s = $1", pgx.Identifier{t.Schema, t.Name}.Sanitize(), pgx.Identifier{rule.Owner}.Sanitize())
+	only := "" // of a plain table: what inherits from it streams under its own name
+	if t.Kind == 'r' {
+		only = "only "
+	}
+	from := fmt.Sprintf("select * from %s%s where %s = $1", only, pgx.Identifier{t.Schema, t.Name}.Sanitize(), pgx.Identifier{rule.Owner}.Sanitize())
 	order := " order by " + strings.Join(key, ", ") + " limit $2::bigint"
 	p.first = from + order
 	p.next = from + " and (" + strings.Join(key, ", ") + ") > (" + strings.Join(params, ", ") + ")" + order
@@ -294,7 +333,7 @@ func (p *plan) matches(fields []pgconn.FieldDescription) bool {
 		return len(fields) == 0 // an error comes instead of rows
 	}
 	for i, f := range fields {
-		if f.Name != p.all[i] || f.DataTypeOID != p.allOIDs[i] {
+		if f.TableOID != p.rel.ID || f.Name != p.all[i] || f.DataTypeOID != p.allOIDs[i] {
 			return false
 		}
 	}
@@ -329,8 +368,8 @@ func hasCode(err error, codes ...string) bool {
 	return errors.As(err, &pgErr) && slices.Contains(codes, pgErr.Code)
 }
 
-// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which. Nothing
-// of it can be anybody's, until that is mended; the feed resets it then.
+// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which, or one that
+// is denied. Nothing of it can be anybody's, until that is mended; the feed resets it then.
 var ErrUnreadable = errors.New("snapshot: the table can't be read")
 
 // ErrNoSuchPlace: the key to go on after is no possible key of the table, whose type has changed. The

@@ -184,3 +184,73 @@ func (d *device) expectRows(t *testing.T, n int) {
 		t.Errorf("%d rows of %d, %d marked, %d secrets; ops %v", len(d.rows), n, len(d.marks), d.secrets(), d.ops)
 	}
 }
+
+// I10: a column that is denied is never served, under no name: until the configuration follows, its table is empty.
+func TestI10DeniedColumnRenamed(t *testing.T) {
+	r := newRig(t, plain+`update notes set body = 'secret'`, "public.notes")
+	r.configure(map[string]route.Spec{"public.notes": bodyless})
+	d, late := r.device("1"), r.device("1")
+	d.sync()
+	if len(d.rows) != 5 {
+		t.Fatalf("rows %v", d.rows)
+	}
+	empty := func() {
+		t.Helper()
+		r.settle()
+		for _, d := range []*device{d, late} {
+			if d.sync(); len(d.rows) != 0 {
+				t.Errorf("rows %v", d.rows)
+			}
+		}
+	}
+	r.exec(`alter table notes rename column body to content`)
+	r.exec(`update notes set n = 1`) // before it was noticed
+	empty()
+	r.noticed()
+	empty()
+	r.exec(`update notes set n = 2`) // and after
+	empty()
+	r.exec(`alter table notes rename column content to body; update notes set n = 3`)
+	r.noticed()
+	r.settle()
+	for _, d := range []*device{d, late} {
+		if d.sync(); len(d.rows) != 5 || d.secrets() != 0 {
+			t.Errorf("rows %v", d.rows)
+		}
+	}
+}
+
+// P17: a column that is denied and not published is no less there; it is missed as any other.
+func TestP17DeniedColumnIsNotPublished(t *testing.T) {
+	r := newRig(t, schema+`insert into notes select i, 1, 'secret' from generate_series(1, 5) i`, "public.notes")
+	var version int
+	if err := r.db.QueryRow(t.Context(), `select current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	if version < 150000 {
+		return // has no lists of columns
+	}
+	r.exec(`alter publication nudge set table notes (id, user_id, n)`)
+	r.configure(map[string]route.Spec{"public.notes": bodyless})
+	d := r.device("1")
+	d.sync()
+	for _, c := range []struct {
+		sql  string
+		rows int
+	}{
+		{`update notes set n = 1`, 5},
+		{`alter table notes rename column body to content`, 0},
+		{`update notes set n = 2`, 0},
+		{`alter table notes rename column content to body`, 5},
+		{`update notes set n = 3`, 5},
+		{`begin; alter table notes rename column body to content; alter publication nudge set table notes (id, user_id, n, content); update notes set n = 4; commit`, 0},
+	} {
+		r.exec(c.sql)
+		r.noticed()
+		r.settle()
+		d.sync()
+		if len(d.rows) != c.rows || d.secrets() > 0 || c.rows > 0 && strings.Contains(fmt.Sprint(d.rows), "body") {
+			t.Errorf("%s: rows %v", c.sql, d.rows)
+		}
+	}
+}

@@ -122,7 +122,7 @@ func (w *world) remodel(over context.Context, random *rand.Rand) {
 	column := func() string { return fmt.Sprintf("extra_%d", random.IntN(3)) }
 	for n := 1; over.Err() == nil; n++ {
 		table := [...]string{"notes", "visits"}[random.IntN(2)]
-		part := random.IntN(2)
+		part, extra := random.IntN(2), column()
 		sql := [...]string{
 			fmt.Sprintf("alter table %s add column %s int default %d", table, column(), n),
 			fmt.Sprintf("alter table %s add column %s text", table, column()),
@@ -143,8 +143,11 @@ func (w *world) remodel(over context.Context, random *rand.Rand) {
 			fmt.Sprintf("alter type mood add value if not exists 'more %d'", n%5),
 			fmt.Sprintf("alter type place add attribute %s int", column()),
 			fmt.Sprintf("alter type place drop attribute %s", column()),
+			fmt.Sprintf("alter table %s drop column %s, add column %s int default %d", table, extra, extra, n),
+			fmt.Sprintf("alter table %s alter column %s type int using %s + 1", table, extra, extra),
+			fmt.Sprintf("begin; alter table notes rename to away; update away set body = 'away %d'; alter table away rename to notes; commit", n),
 			"restart",
-		}[random.IntN(19)]
+		}[random.IntN(22)]
 		if sql == "restart" {
 			w.restart(false)
 		} else if !try(end, conn, sql) {

@@ -262,7 +262,8 @@ func (e *Engine) problem(ctx context.Context, err error) error {
 		return p
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, tail.ErrNotReady), errors.Is(err, changelog.ErrNoEpoch), errors.Is(err, snapshot.ErrFenced):
+	case errors.Is(err, tail.ErrNotReady), errors.Is(err, changelog.ErrNoEpoch), errors.Is(err, snapshot.ErrFenced),
+		errors.Is(err, snapshot.ErrUnknown):
 		return wire.NewProblem(wire.Starting, "").After(time.Second)
 	}
 	e.cfg.Logger.Error("pull failed", "error", err)
