@@ -73,6 +73,9 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := f.checkEncoding(ctx, srv.encoding); err != nil {
+		return nil, err
+	}
 	pub, err := f.readPublication(ctx)
 	if err != nil {
 		return nil, err
@@ -195,7 +198,8 @@ func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 
 // server is what the feed has to know of the server it talks to.
 type server struct {
-	version int // 150018
+	version  int    // 150018
+	encoding string // of its text: UTF8
 }
 
 // failoverSlots reports whether standbys can have copies of a slot (17+, P6).
@@ -204,7 +208,8 @@ func (s server) failoverSlots() bool { return s.version >= 170000 }
 func (f *Feed) readServer(ctx context.Context) (server, error) {
 	var s server
 	var standby bool
-	err := f.cfg.Source.QueryRow(ctx, `select current_setting('server_version_num')::int, pg_is_in_recovery()`).Scan(&s.version, &standby)
+	err := f.cfg.Source.QueryRow(ctx, `
+select current_setting('server_version_num')::int, current_setting('server_encoding'), pg_is_in_recovery()`).Scan(&s.version, &s.encoding, &standby)
 	if err != nil {
 		return s, fmt.Errorf("read server: %w", err)
 	}
@@ -212,6 +217,19 @@ func (f *Feed) readServer(ctx context.Context) (server, error) {
 		return s, errors.New("check_primary: the source is a standby; waiting until it is promoted, or point source.dsn at the primary")
 	}
 	return s, nil
+}
+
+// checkEncoding refuses a log that can't hold every character of the source: the first row that has another
+// one would end every append (P19).
+func (f *Feed) checkEncoding(ctx context.Context, source string) error {
+	log, err := f.cfg.Log.Encoding(ctx)
+	if err != nil {
+		return err
+	}
+	if log != "UTF8" && log != source {
+		return fmt.Errorf("check_encoding: the log's database is in %s, the source in %s: some rows could not be logged; let log.dsn name a database in UTF8", log, source)
+	}
+	return nil
 }
 
 // nextXID is a transaction id above all that were assigned before. A snapshot taken once all below it have

@@ -104,6 +104,15 @@ func (l *Log) Feed(ctx context.Context) (State, error) {
 	return scanState(l.pool.QueryRow(ctx, stateSQL, l.slot))
 }
 
+// Encoding is that of the log's database, as Postgres names it: UTF8.
+func (l *Log) Encoding(ctx context.Context) (string, error) {
+	var s string
+	if err := l.pool.QueryRow(ctx, `select current_setting('server_encoding')`).Scan(&s); err != nil {
+		return "", fmt.Errorf("read the log's encoding: %w", err)
+	}
+	return s, nil
+}
+
 // Doubt has the feed begin a new epoch when it connects next, for the reason given, and keeps it from
 // appending until then. It returns the state of the epoch that ends; ErrNoEpoch if there is none.
 func (l *Log) Doubt(ctx context.Context, reason string) (State, error) {
