@@ -125,6 +125,7 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 		if err := spilled.Fold(ctx); err != nil {
 			return err
 		}
+		b.Stream = spilled
 	}
 	before := a.writer.State()
 	if err := a.feed.cfg.Failpoint(BeforeAppend); err != nil {
@@ -132,9 +133,7 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 	}
 	started := time.Now()
 	if err := a.feed.patiently(ctx, func(ctx context.Context, progress func()) error {
-		if spilled != nil {
-			b.Stream = moving{spilled, progress}
-		}
+		b.Progress = progress
 		return a.writer.Append(ctx, b)
 	}); err != nil {
 		return err
@@ -161,17 +160,6 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 		Changes: b.Changes, HeadsOnly: spilled != nil,
 	})
 	return nil
-}
-
-// moving is a Source that says when it is read: an append takes as long as it takes, if it goes on.
-type moving struct {
-	changelog.Source
-	progress func()
-}
-
-func (m moving) Next() (*change.Change, error) {
-	m.progress()
-	return m.Source.Next()
 }
 
 // announce publishes the log's position, so that a node that missed the last frame finds out.

@@ -83,7 +83,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err := pub.usable(f.cfg.Publication, f.cfg.Routing); err != nil {
 		return nil, err
 	}
-	conn, err := f.dial(ctx)
+	conn, err := f.dial(ctx, srv)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (f *Feed) takeOver(ctx context.Context, w *changelog.Writer) error {
 	return err
 }
 
-func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
+func (f *Feed) dial(ctx context.Context, srv server) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig(f.cfg.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("parse source DSN: %w", err)
@@ -189,6 +189,13 @@ func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg.RuntimeParams["replication"] = "database"
 	cfg.RuntimeParams["application_name"] = "nudge feed"
 	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(f.pace.sender.Milliseconds(), 10)
+	// The stream is one statement that does not end.
+	for _, timeout := range []string{"statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"} {
+		cfg.RuntimeParams[timeout] = "0"
+	}
+	if srv.version >= 170000 {
+		cfg.RuntimeParams["transaction_timeout"] = "0"
+	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open replication connection: %w", err)

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/changefeed/changelog"
 )
 
 // lookEvery is how often a slot's creation that has to wait looks what for.
@@ -82,7 +83,7 @@ func (f *Feed) createSlot(ctx context.Context, srv server) (change.LSN, error) {
 	var at string
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// As long as it takes: who gives up and begins again has new writers to wait for.
-		if _, err := tx.Exec(ctx, `set local lock_timeout = 0; set local statement_timeout = 0`); err != nil {
+		if _, err := tx.Exec(ctx, `set local lock_timeout = 0; `+changelog.Unhurried); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, sql, f.cfg.Slot).Scan(&at)
