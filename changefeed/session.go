@@ -261,6 +261,7 @@ func (s *session) logical(prefix string, content []byte) {
 	case schemaPrefix:
 		if sight, ok := openSight(s.key, s.xid, content); ok {
 			s.learned = append(s.learned, sight)
+			s.force = true // the watcher waits until the log has passed it, news or none
 		}
 	}
 }
