@@ -30,6 +30,9 @@ const (
 	schemaPrefix = "nudge.schema" // content: what the watcher saw of a table, signed
 )
 
+// streamName is the application_name of a feed's replication connection.
+const streamName = "nudge feed"
+
 // errSlotBusy: another feed streams the slot.
 var errSlotBusy = errors.New("the slot is in use")
 
@@ -64,6 +67,14 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if sl.exists && (sl.plugin != "pgoutput" || sl.elsewhere) {
+		return nil, fmt.Errorf("check_slot: slot %q is somebody else's (plugin %q, database %q): name another one in source.slot", f.cfg.Slot, sl.plugin, sl.database)
+	}
+	if sl.active { // a node that waits costs the source no more than this
+		f.lookAtHolder(ctx, sl.pid)
+		return nil, errSlotBusy
+	}
+	f.waiting.Store(nil)
 	w, err := f.cfg.Log.Writer(ctx, f.cfg.Name, f.cfg.SegmentAge)
 	fresh := errors.Is(err, changelog.ErrNoEpoch)
 	if err != nil && !fresh {
@@ -95,12 +106,6 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	sys, err := pglogrepl.IdentifySystem(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
-	}
-	if sl.exists && (sl.plugin != "pgoutput" || sl.database != sys.DBName) {
-		return nil, fmt.Errorf("check_slot: slot %q is somebody else's (plugin %q, database %q): name another one in source.slot", f.cfg.Slot, sl.plugin, sl.database)
-	}
-	if sl.active {
-		return nil, errSlotBusy
 	}
 	if err := f.takeOver(ctx, w); err != nil {
 		return nil, err
@@ -187,7 +192,7 @@ func (f *Feed) dial(ctx context.Context, srv server) (*pgconn.PgConn, error) {
 	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
 	cfg.DialFunc = dialer.DialContext
 	cfg.RuntimeParams["replication"] = "database"
-	cfg.RuntimeParams["application_name"] = "nudge feed"
+	cfg.RuntimeParams["application_name"] = streamName
 	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(f.pace.sender.Milliseconds(), 10)
 	// The stream is one statement that does not end.
 	for _, timeout := range []string{"statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"} {
