@@ -48,6 +48,9 @@ func names(feed *changefeed.Feed, words ...string) func() bool {
 // has a transaction open. The next feed names both.
 func TestP09OrphanHoldsTheSlot(t *testing.T) {
 	r := newRig(t)
+	if err := r.log.Claim(t.Context()); err != nil { // as it does first
+		t.Fatal(err)
+	}
 	writer, end := r.open()
 	orphan, err := pgx.Connect(t.Context(), r.dsn)
 	if err != nil {

@@ -131,6 +131,24 @@ func (l *Log) State(ctx context.Context) (change.Frame, error) {
 	return change.Frame{Epoch: s.Epoch, Config: s.ConfigHash, Prev: s.Head(), Next: s.Head()}, nil
 }
 
+// Claim notes that the slot is this log's, before it is made: one that is found at the first start, without
+// that, is somebody else's.
+func (l *Log) Claim(ctx context.Context) error {
+	_, err := l.Key(ctx, l.claim())
+	return err
+}
+
+// Claimed reports whether Claim was ever called for this slot.
+func (l *Log) Claimed(ctx context.Context) (claimed bool, err error) {
+	err = l.pool.QueryRow(ctx, `select exists (select from nudge.keys where name = $1)`, l.claim()).Scan(&claimed)
+	if err != nil {
+		return false, fmt.Errorf("read whose the slot is: %w", err)
+	}
+	return claimed, nil
+}
+
+func (l *Log) claim() string { return "slot " + l.slot }
+
 // Key returns the secret of that name, and makes it, 32 random bytes, if it is not there yet. All nodes
 // of a log get the same.
 func (l *Log) Key(ctx context.Context, name string) ([]byte, error) {
