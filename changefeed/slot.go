@@ -184,8 +184,8 @@ func (f *Feed) Waiting() error {
 			names = append(names, "of process "+strconv.Itoa(int(pid)))
 		}
 	}
-	for _, gid := range w.prepared {
-		names = append(names, "that is prepared as "+gid)
+	for range w.prepared { // their names are the app's, and for the log alone
+		names = append(names, "that is prepared")
 	}
 	what := w.what
 	if len(names) > 0 {
