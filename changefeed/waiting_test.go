@@ -106,6 +106,29 @@ func TestP09FenceIsExplained(t *testing.T) {
 	r.eventually("nothing is waited for", func() bool { return feed.Waiting() == nil })
 }
 
+// P9: so is one that is prepared, and that no process has. Its name is for the log alone.
+func TestP09PreparedFenceIsExplained(t *testing.T) {
+	r := clusterRig(t, cluster(t, tempDir(t), "max_prepared_transactions", "2"))
+	r.tune = (*changefeed.Feed).MeasureOften
+	stop := r.start(nil)
+	r.settle()
+	stop()
+	r.released()
+	r.exec(`begin; insert into items values (1, 1); prepare transaction 'forgotten'`)
+	r.exec(`create table lines (id bigint primary key, user_id bigint); alter table lines replica identity full; alter publication nudge add table lines`)
+	var o told
+	feed, _ := r.run(func(c *changefeed.Config) { // another configuration: a new fence
+		o.to(c)
+		c.Routing = r.routing(map[string]route.Spec{"public.items": {Owner: "user_id"}, "public.lines": {Owner: "user_id"}})
+	})
+	r.eventually("it is said", names(feed, "snapshots: ", "that is prepared"))
+	if n := o.count("forgotten"); n != 1 {
+		t.Errorf("%d warnings", n)
+	}
+	r.exec(`rollback prepared 'forgotten'`)
+	r.eventually("nothing is waited for", func() bool { return feed.Waiting() == nil })
+}
+
 // P4: the slot is measured while nothing streams too.
 func TestP04MeasuredInFailure(t *testing.T) {
 	r := newRig(t)
