@@ -2,8 +2,11 @@ package changefeed
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/changefeed/changelog"
@@ -12,6 +15,9 @@ import (
 // announceEvery is how often the log's position goes out on the bus though nothing is new (A7).
 const announceEvery = time.Second
 
+// rollAgain is how long a new segment that met a lock is put off.
+const rollAgain = time.Minute
+
 // appender owns the log's writer: it takes what the session has received, waits at the gate, appends,
 // and publishes.
 type appender struct {
@@ -19,6 +25,7 @@ type appender struct {
 	writer  *changelog.Writer
 	batches *batches
 	durable *atomic.Uint64 // LSN; what the session reports to the server
+	rollAt  time.Time      // the segment is not looked at before
 }
 
 func (a *appender) run(ctx context.Context) error {
@@ -38,14 +45,29 @@ func (a *appender) run(ctx context.Context) error {
 		case <-a.batches.more:
 		case now := <-tick.C:
 			a.announce(ctx)
-			if err := a.feed.patiently(ctx, func(ctx context.Context, _ func()) error {
-				_, err := a.writer.Roll(ctx, now)
-				return err
-			}); err != nil {
+			if err := a.roll(ctx, now); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// roll begins a new segment when the present one is old. Somebody who holds a lock on the log's tables puts that
+// off, and is no reason to end the stream.
+func (a *appender) roll(ctx context.Context, now time.Time) error {
+	if now.Before(a.rollAt) {
+		return nil
+	}
+	err := a.feed.patiently(ctx, func(ctx context.Context, _ func()) error {
+		_, err := a.writer.Roll(ctx, now)
+		return err
+	})
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_not_available
+		a.rollAt = now.Add(rollAgain)
+		a.feed.cfg.Logger.Warn("no new segment of the log yet: somebody has its tables locked; trying again", "error", err, "wait", rollAgain)
+		return nil
+	}
+	return err
 }
 
 // store makes transactions durable, as many at a time as are visible.
@@ -125,6 +147,7 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 		if err := spilled.Fold(ctx); err != nil {
 			return err
 		}
+		b.Stream = spilled
 	}
 	before := a.writer.State()
 	if err := a.feed.cfg.Failpoint(BeforeAppend); err != nil {
@@ -132,9 +155,7 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 	}
 	started := time.Now()
 	if err := a.feed.patiently(ctx, func(ctx context.Context, progress func()) error {
-		if spilled != nil {
-			b.Stream = moving{spilled, progress}
-		}
+		b.Progress = progress
 		return a.writer.Append(ctx, b)
 	}); err != nil {
 		return err
@@ -161,17 +182,6 @@ func (a *appender) append(ctx context.Context, txs []transaction) error {
 		Changes: b.Changes, HeadsOnly: spilled != nil,
 	})
 	return nil
-}
-
-// moving is a Source that says when it is read: an append takes as long as it takes, if it goes on.
-type moving struct {
-	changelog.Source
-	progress func()
-}
-
-func (m moving) Next() (*change.Change, error) {
-	m.progress()
-	return m.Source.Next()
 }
 
 // announce publishes the log's position, so that a node that missed the last frame finds out.

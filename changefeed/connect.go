@@ -30,6 +30,9 @@ const (
 	schemaPrefix = "nudge.schema" // content: what the watcher saw of a table, signed
 )
 
+// streamName is the application_name of a feed's replication connection.
+const streamName = "nudge feed"
+
 // errSlotBusy: another feed streams the slot.
 var errSlotBusy = errors.New("the slot is in use")
 
@@ -64,6 +67,14 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if sl.exists && (sl.plugin != "pgoutput" || sl.elsewhere) {
+		return nil, fmt.Errorf("check_slot: slot %q is somebody else's (plugin %q, database %q): name another one in source.slot", f.cfg.Slot, sl.plugin, sl.database)
+	}
+	if sl.active { // a node that waits costs the source no more than this
+		f.lookAtHolder(ctx, sl.pid)
+		return nil, errSlotBusy
+	}
+	f.waiting.Store(nil)
 	w, err := f.cfg.Log.Writer(ctx, f.cfg.Name, f.cfg.SegmentAge)
 	fresh := errors.Is(err, changelog.ErrNoEpoch)
 	if err != nil && !fresh {
@@ -73,6 +84,9 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := f.checkEncoding(ctx, srv.encoding); err != nil {
+		return nil, err
+	}
 	pub, err := f.readPublication(ctx)
 	if err != nil {
 		return nil, err
@@ -80,7 +94,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err := pub.usable(f.cfg.Publication, f.cfg.Routing); err != nil {
 		return nil, err
 	}
-	conn, err := f.dial(ctx)
+	conn, err := f.dial(ctx, srv)
 	if err != nil {
 		return nil, err
 	}
@@ -92,12 +106,6 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	sys, err := pglogrepl.IdentifySystem(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
-	}
-	if sl.exists && (sl.plugin != "pgoutput" || sl.database != sys.DBName) {
-		return nil, fmt.Errorf("check_slot: slot %q is somebody else's (plugin %q, database %q): name another one in source.slot", f.cfg.Slot, sl.plugin, sl.database)
-	}
-	if sl.active {
-		return nil, errSlotBusy
 	}
 	if err := f.takeOver(ctx, w); err != nil {
 		return nil, err
@@ -172,7 +180,7 @@ func (f *Feed) takeOver(ctx context.Context, w *changelog.Writer) error {
 	return err
 }
 
-func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
+func (f *Feed) dial(ctx context.Context, srv server) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig(f.cfg.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("parse source DSN: %w", err)
@@ -184,8 +192,15 @@ func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
 	cfg.DialFunc = dialer.DialContext
 	cfg.RuntimeParams["replication"] = "database"
-	cfg.RuntimeParams["application_name"] = "nudge feed"
+	cfg.RuntimeParams["application_name"] = streamName
 	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(f.pace.sender.Milliseconds(), 10)
+	// The stream is one statement that does not end.
+	for _, timeout := range []string{"statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"} {
+		cfg.RuntimeParams[timeout] = "0"
+	}
+	if srv.version >= 170000 {
+		cfg.RuntimeParams["transaction_timeout"] = "0"
+	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open replication connection: %w", err)
@@ -195,7 +210,8 @@ func (f *Feed) dial(ctx context.Context) (*pgconn.PgConn, error) {
 
 // server is what the feed has to know of the server it talks to.
 type server struct {
-	version int // 150018
+	version  int    // 150018
+	encoding string // of its text: UTF8
 }
 
 // failoverSlots reports whether standbys can have copies of a slot (17+, P6).
@@ -204,7 +220,8 @@ func (s server) failoverSlots() bool { return s.version >= 170000 }
 func (f *Feed) readServer(ctx context.Context) (server, error) {
 	var s server
 	var standby bool
-	err := f.cfg.Source.QueryRow(ctx, `select current_setting('server_version_num')::int, pg_is_in_recovery()`).Scan(&s.version, &standby)
+	err := f.cfg.Source.QueryRow(ctx, `
+select current_setting('server_version_num')::int, current_setting('server_encoding'), pg_is_in_recovery()`).Scan(&s.version, &s.encoding, &standby)
 	if err != nil {
 		return s, fmt.Errorf("read server: %w", err)
 	}
@@ -212,6 +229,19 @@ func (f *Feed) readServer(ctx context.Context) (server, error) {
 		return s, errors.New("check_primary: the source is a standby; waiting until it is promoted, or point source.dsn at the primary")
 	}
 	return s, nil
+}
+
+// checkEncoding refuses a log that can't hold every character of the source: the first row that has another
+// one would end every append (P19).
+func (f *Feed) checkEncoding(ctx context.Context, source string) error {
+	log, err := f.cfg.Log.Encoding(ctx)
+	if err != nil {
+		return err
+	}
+	if log != "UTF8" && log != source {
+		return fmt.Errorf("check_encoding: the log's database is in %s, the source in %s: some rows could not be logged; let log.dsn name a database in UTF8", log, source)
+	}
+	return nil
 }
 
 // nextXID is a transaction id above all that were assigned before. A snapshot taken once all below it have

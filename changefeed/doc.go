@@ -35,6 +35,8 @@
 //   - P8: no call waits for ever: each to source or log ends after Config.Patience, a long append after that
 //     long without progress; the stream's own silence ends after twice wal_sender_timeout. Only the making of
 //     a slot may take as long as the oldest open transaction.
+//   - P9: what keeps the feed, its successor or every snapshot waiting is named by Waiting and said once. A slot that
+//     was there before the first start is refused, unless this log noted that it was about to make it.
 //   - P10: who finds the slot free ends what its predecessor left open in the log, so that a feed that was
 //     stopped in mid-append locks nobody out.
 package changefeed

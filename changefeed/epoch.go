@@ -62,11 +62,30 @@ func ahead(seen, head change.Position) bool {
 	return seen.Epoch == head.Epoch && seen.LSN > head.LSN || seen.Epoch.Count() > head.Epoch.Count()
 }
 
+// claim makes sure that the slot is ours to drop. At the first start nothing says so but what was noted before it
+// was made: a crash may have come between that and the epoch.
+func (f *Feed) claim(ctx context.Context, sl slot, first bool) error {
+	if first && sl.exists {
+		claimed, err := f.cfg.Log.Claimed(ctx)
+		if err != nil {
+			return err
+		}
+		if !claimed {
+			return fmt.Errorf("check_slot: slot %q is there, and this log has never read it: it may be somebody else's; name another one in source.slot, or, if nobody needs it: select pg_drop_replication_slot(%s)",
+				f.cfg.Slot, quoteLiteral(f.cfg.Slot))
+		}
+	}
+	return f.cfg.Log.Claim(ctx)
+}
+
 // newEpoch makes the slot anew, and begins the log's next epoch where it starts.
 func (f *Feed) newEpoch(ctx context.Context, w *changelog.Writer, found facts, reason string) error {
 	whole := ctx
 	ctx, cancel := context.WithTimeout(whole, f.cfg.Patience)
 	defer cancel()
+	if err := f.claim(ctx, found.slot, w.State().Epoch == 0); err != nil {
+		return err
+	}
 	if found.slot.exists {
 		if _, err := f.cfg.Source.Exec(ctx, `select pg_drop_replication_slot($1)`, f.cfg.Slot); err != nil {
 			return fmt.Errorf("drop slot: %w", err)

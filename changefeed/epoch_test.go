@@ -234,6 +234,42 @@ func TestP03SlotAheadOfTheLog(t *testing.T) {
 	}
 }
 
+// P13: what takes nothing out of the publication is no doubt: a second way in, or another owner.
+func TestP13NothingWasOut(t *testing.T) {
+	for name, c := range map[string]struct{ do, undo string }{
+		"a schema beside the table": {`alter publication nudge add tables in schema public`, `alter publication nudge drop tables in schema public`},
+		"another owner":             {`alter publication nudge owner to %I`, `alter publication nudge owner to current_user`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			if r.version() < 150000 && name == "a schema beside the table" {
+				return // 14 has no such thing
+			}
+			run := func(sql string) {
+				t.Helper()
+				r.exec(`do $$ begin execute format('` + sql + `', 'owner_' || current_database()); end $$`)
+			}
+			run(`create role %I superuser`)
+			defer run(`drop role %I`)
+			stop := r.start(often)
+			before := r.settle()
+			for i, sql := range []string{c.do, c.undo, c.do} {
+				run(sql)
+				r.exec(`alter table items add column c` + strconv.Itoa(i) + ` int`)
+				r.eventually("it is looked at", func() bool { return len(r.all()) > i })
+			}
+			stop()
+			r.released()
+			r.start(often)
+			r.exec(`insert into items values (1, 1)`)
+			if s := r.settle(); s.Epoch != before.Epoch {
+				t.Errorf("an epoch of its own: %s", s.Reason)
+			}
+			run(c.undo)
+		})
+	}
+}
+
 // P13: a publication that was dropped and made again looks the same, and changes of the time between are
 // missing: 14 to 17 wedge for good, 18 says nothing.
 func TestP13ReplacedPublication(t *testing.T) {

@@ -87,6 +87,10 @@ type Feed struct {
 	published atomic.Pointer[publication] // as last found, while streaming
 	looks     chan struct{}               // capacity 1: the watcher is asked to look
 	pace      pace
+
+	// Of Run and, while it streams, of tend.
+	holder holder // of the slot, while this feed waits for it
+	fence  fence
 }
 
 // pace is how fast a feed starts over, and looks around.
@@ -96,6 +100,7 @@ type pace struct {
 	sender      time.Duration // wal_sender_timeout of the replication connection
 	pulse       time.Duration // how often the source is asked for a sign of life while something is unstored
 	sample      time.Duration // how often the slot is measured
+	holder      time.Duration // how long somebody who is no feed may hold the slot, until that is said
 }
 
 // New checks the configuration and returns a feed.
@@ -126,7 +131,7 @@ func New(cfg Config) (*Feed, error) {
 	}
 	f := &Feed{cfg: cfg, wanted: cfg.Routing.Encode(), hash: cfg.Routing.Hash(), looks: make(chan struct{}, 1), pace: pace{
 		least: 100 * time.Millisecond, most: 10 * time.Second, busy: time.Second / 2,
-		sender: walSenderTimeout, pulse: time.Second / 2, sample: 15 * time.Second,
+		sender: walSenderTimeout, pulse: time.Second / 2, sample: 15 * time.Second, holder: 30 * time.Second,
 	}}
 	if cfg.Witness != "" {
 		f.witness = &witness{path: cfg.Witness}
@@ -158,10 +163,12 @@ func (f *Feed) Run(ctx context.Context) error {
 		switch {
 		case busy:
 			f.cfg.Logger.Debug("another feed holds the slot", "slot", f.cfg.Slot)
+			f.cfg.Metrics.follow()
 			pause = f.pace.busy
 		default:
 			f.cfg.Metrics.failures.Inc()
 			f.cfg.Logger.Warn("feed stopped, starting over", "error", err, "wait", wait)
+			f.measureInFailure(ctx)
 			wait = min(2*wait, f.pace.most)
 		}
 		select {

@@ -1,12 +1,18 @@
 package changefeed_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/nudgesync/nudge/changefeed"
+	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/route"
+	"github.com/nudgesync/nudge/internal/devpg/pgtest"
+	"github.com/nudgesync/nudge/migrations"
 )
 
 // Whatever an app writes, the feed goes on (P19). A value that no user can have owns nothing.
@@ -57,4 +63,55 @@ func TestP19PoisonIsTagged(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the log has %q, want %q", got, want)
 	}
+}
+
+// P23: a message is bytes, and the log's encoding may lack what they say.
+func TestP23NoMessageStopsTheFeedInLatin1(t *testing.T) {
+	r := connectRig(t, latin1(t))
+	r.exec(schema)
+	r.exec(`create publication nudge for table items`)
+	r.start(nil)
+	r.settle()
+	r.exec(`begin; select pg_logical_emit_message(true, 'nudge.origin', '\xe697a5'::bytea); insert into items values (1, 1); commit`)
+	r.exec(`begin; select nudge.origin('Käse'); insert into items values (2, 1); commit`)
+	r.settle()
+	r.expect(`u user:1 {"id":1}`, `u user:1 {"id":2}`)
+}
+
+// P19: a log that lacks characters of the source is refused before it is written to.
+func TestP19LogInAnotherEncodingIsRefused(t *testing.T) {
+	r := newRig(t)
+	r.log = changelog.Open(pgtest.Pool(t, latin1(t)), r.slot)
+	var o told
+	r.start(o.to)
+	r.eventually("the log is refused", func() bool { return o.count("check_encoding") > 0 })
+}
+
+// latin1 makes a database in LATIN1, with nudge's tables, that goes with the test.
+func latin1(t *testing.T) (dsn string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), pgtest.Database(t)) // for a connection, and for its name
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := conn.Config().Database + "_latin1"
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(context.WithoutCancel(t.Context()), sql); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	exec(`create database ` + name + ` template template0 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'`)
+	t.Cleanup(func() {
+		// The walsender of a feed that was stopped ends a little later than the feed: wait for it.
+		exec(`select pg_terminate_backend(active_pid, 10000) from pg_replication_slots where active and database = '` + name + `'`)
+		exec(`select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '` + name + `'`)
+		exec(`drop database ` + name + ` with (force)`)
+		_ = conn.Close(context.WithoutCancel(t.Context()))
+	})
+	dsn = pgtest.Cluster(t).DSN(name)
+	if _, err := migrations.Up(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	return dsn
 }

@@ -60,6 +60,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
+// follow clears what only a leader knows.
+func (m *Metrics) follow() {
+	for _, g := range []prometheus.Gauge{m.retained, m.oldestOpen, m.oldestReady, m.unstored} {
+		g.Set(0)
+	}
+}
+
 // countSpill counts a new file and, from then on, what is written to it.
 func (m *Metrics) countSpill(f route.File, err error) (route.File, error) {
 	if err != nil {

@@ -1,20 +1,16 @@
 package changefeed
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
-	"unicode/utf8"
+
+	"github.com/nudgesync/nudge/changefeed/change"
 )
 
-const (
-	// maxOrigin is the longest device id that is believed, in bytes.
-	maxOrigin = 128
-	// signatureLen is that of a signature behind a device: a colon and HMAC-SHA256 in hexadecimal.
-	signatureLen = 1 + 2*sha256.Size
-)
+// signatureLen is that of a signature behind a device: a colon and HMAC-SHA256 in hexadecimal.
+const signatureLen = 1 + 2*sha256.Size
 
 // Why an origin was not believed. It then holds no nudge back, and that is all.
 const (
@@ -61,9 +57,10 @@ func readOrigin(content []byte, xid uint32, secret []byte) (device, refusal stri
 			return "", originForged
 		}
 	}
-	// A NUL is valid UTF-8, and no text of Postgres can hold it: the append would fail for ever.
-	if len(content) == 0 || len(content) > maxOrigin || !utf8.Valid(content) || bytes.IndexByte(content, 0) >= 0 {
+	// The message is bytes, not text: the log's encoding may lack what they say, and the append would fail for ever.
+	device = string(content)
+	if !change.ValidDevice(device) {
 		return "", originMalformed
 	}
-	return string(content), ""
+	return device, ""
 }

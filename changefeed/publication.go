@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -16,8 +17,10 @@ import (
 // publication is what the feed streams, by catalog identity. What was dropped and made again, or altered,
 // since it was stored has another one, though it may look the same.
 type publication struct {
-	ID     string               `json:"id"`     // OID and row version; "" if there is none
-	Tables map[string]published `json:"tables"` // the configured ones that exist
+	ID      string               `json:"id"`      // OID and what it publishes; "" if there is none
+	Version string               `json:"version"` // of its row: what was altered and altered back shows here
+	Owner   uint32               `json:"owner"`   // OID
+	Tables  map[string]published `json:"tables"`  // the configured ones that exist
 
 	partial bool // some kind of change is not published
 	viaRoot bool
@@ -28,7 +31,8 @@ type published struct {
 	Table uint32 `json:"table"` // OID
 	// By are the OIDs of what puts it in without naming it: a schema, a table that it is a partition of. An entry
 	// of its own is part of its shape: another one is a reset of this table.
-	By string `json:"by,omitempty"`
+	By  string `json:"by,omitempty"`
+	Own bool   `json:"own,omitempty"` // it has an entry of its own, or all tables are in
 
 	in          bool // by whatever
 	asRoot      bool // under the name of a table that it is a partition of
@@ -49,15 +53,23 @@ func (p *publication) encode() []byte {
 // differs says why changes may be missing from the stream, if p was in force and now is; "" if none are.
 // A table that is another one now has been dropped and made again: that concerns the table alone (P14).
 func (p *publication) differs(now publication) string {
-	if p.ID != now.ID {
+	// Another owner makes another version of the row, and nothing else. Flags that were set and set back at the
+	// same time as that would go unseen.
+	if p.ID != now.ID || p.Version != now.Version && p.Owner == now.Owner {
 		return "the publication was replaced or altered"
 	}
 	for name, was := range p.Tables {
-		if is, ok := now.Tables[name]; ok && is.Table == was.Table && is.By != was.By {
+		if is, ok := now.Tables[name]; ok && is.Table == was.Table && !was.Own && was.lost(is) {
 			return "a table was out of the publication"
 		}
 	}
 	return ""
+}
+
+// lost reports whether something that put the table in does so no more. What came beside it took nothing away.
+func (t *published) lost(now published) bool {
+	by := strings.Fields(now.By)
+	return slices.ContainsFunc(strings.Fields(t.By), func(oid string) bool { return !slices.Contains(by, oid) })
 }
 
 // usable refuses a publication that would silently leave out what the configuration asks for.
@@ -117,7 +129,7 @@ func (t *published) lacks(rule route.Rule) []string {
 
 // A row's xmin tells one version of it from the next.
 const publicationSQL = `
-select oid::text || '@' || xmin::text, not (pubinsert and pubupdate and pubdelete and pubtruncate), pubviaroot,
+select concat_ws(' ', oid, puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot), xmin::text, pubowner, not (pubinsert and pubupdate and pubdelete and pubtruncate), pubviaroot,
        current_setting('server_version_num')::int
   from pg_publication where pubname = $1`
 
@@ -130,7 +142,7 @@ with pub as (select * from pg_publication where pubname = $1),
                     where p.pubname = $1 and p.schemaname = n.nspname and p.tablename = c.relname) else false end as as_root,
                   array(select c.oid union select relid::oid from pg_partition_ancestors(c.oid)) as family
              from unnest($2::text[]) x(name)
-             join pg_namespace n on n.nspname = split_part(x.name, '.', 1)
+             join pg_namespace n on starts_with(x.name, n.nspname || '.')
              join pg_class c on c.relnamespace = n.oid and c.relname = substr(x.name, length(n.nspname) + 2)),
      m as (select t.*, pub.puballtables or exists (select from pg_publication_rel r where r.prpubid = pub.oid and r.prrelid = t.oid) as named,
                   concat_ws(' ',
@@ -141,7 +153,7 @@ with pub as (select * from pg_publication where pubname = $1),
                   (select string_to_array(translate(to_jsonb(r) ->> 'prattrs', '[],', ''), ' ') from pg_publication_rel r
                     where r.prpubid = pub.oid and r.prrelid = t.oid) as attnums
              from t, pub)
-select name, oid, by, named or by <> '', as_root, partitioned, filtered,
+select name, oid, by, named, named or by <> '', as_root, partitioned, filtered,
        case when attnums is not null then
             (select array_agg(a.attname::text) from pg_attribute a where a.attrelid = m.oid and a.attnum = any(attnums::int2[])) end
   from m`
@@ -153,7 +165,7 @@ const schemasSQL = `,
 func (f *Feed) readPublication(ctx context.Context) (publication, error) {
 	p := publication{Tables: map[string]published{}}
 	var version int
-	err := f.cfg.Source.QueryRow(ctx, publicationSQL, f.cfg.Publication).Scan(&p.ID, &p.partial, &p.viaRoot, &version)
+	err := f.cfg.Source.QueryRow(ctx, publicationSQL, f.cfg.Publication).Scan(&p.ID, &p.Version, &p.Owner, &p.partial, &p.viaRoot, &version)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, nil
 	}
@@ -167,7 +179,7 @@ func (f *Feed) readPublication(ctx context.Context) (publication, error) {
 	rows, _ := f.cfg.Source.Query(ctx, fmt.Sprintf(membersSQL, schemas), f.cfg.Publication, f.cfg.Routing.Names())
 	var name string
 	var t published
-	_, err = pgx.ForEachRow(rows, []any{&name, &t.Table, &t.By, &t.in, &t.asRoot, &t.partitioned, &t.filtered, &t.columns}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &t.Table, &t.By, &t.Own, &t.in, &t.asRoot, &t.partitioned, &t.filtered, &t.columns}, func() error {
 		p.Tables[name] = t
 		t.columns = nil // the next row must not share it
 		return nil
@@ -189,13 +201,9 @@ func (f *Feed) keepPublication(ctx context.Context, w *changelog.Writer, pub pub
 	return w.SetPublication(ctx, pub.encode())
 }
 
-// checkPublication fails if the stream must end because it may lack changes from now on, or lacked some.
-// connect decides what follows from it.
-func (f *Feed) checkPublication(ctx context.Context) error {
-	now, err := f.readPublication(ctx)
-	if err != nil {
-		return err
-	}
+// judge fails if the stream must end because it may lack changes from now on, or lacked some. connect decides
+// what follows from it.
+func (f *Feed) judge(now publication) error {
 	if was := f.published.Load(); was != nil {
 		if why := was.differs(now); why != "" {
 			return fmt.Errorf("check_publication: %s", why)

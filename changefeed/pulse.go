@@ -22,6 +22,7 @@ func (f *Feed) tend(ctx context.Context, b *batches, release <-chan struct{}) er
 			return context.Cause(ctx)
 		case <-sample.C:
 			f.measure(ctx)
+			f.lookAtFence(ctx)
 		case <-release:
 			f.releaseWAL(ctx)
 		case <-pulse.C:
@@ -81,4 +82,64 @@ func (f *Feed) measure(ctx context.Context) {
 	m.retained.Set(retained)
 	m.oldestOpen.Set(open)
 	m.oldestReady.Set(prepared)
+}
+
+// measureInFailure measures while nothing streams, which is when the slot keeps the most (P4).
+func (f *Feed) measureInFailure(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	f.measure(ctx)
+}
+
+// fence is what snapshots wait for, as it was last looked at.
+type fence struct {
+	at    uint64    // State.SnapshotFence
+	since time.Time // zero: nothing is open below it
+}
+
+// fenceSQL names who is below a transaction id (x.id). Unlike pg_stat_activity, pg_locks tells that to every role.
+const fenceSQL = `
+with m as (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin, pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax),
+     x as (select l.pid, l.transactionid::text::bigint as id, p.gid
+             from pg_locks l left join pg_prepared_xacts p on p.transaction = l.transactionid
+            where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted),
+     below as (select x.pid, x.gid from x, m where ` + widenSQL + ` < $1)
+select m.xmin < $1, array(select distinct pid from below where pid is not null), array(select distinct gid from below where gid is not null)
+  from m`
+
+// lookAtFence says who keeps every snapshot waiting (P9, A4), once it does so for the second look: most end
+// by themselves.
+func (f *Feed) lookAtFence(ctx context.Context) {
+	var closed bool
+	var w waiting
+	var at uint64
+	err := f.patiently(ctx, func(ctx context.Context, _ func()) error {
+		state, err := f.cfg.Log.Feed(ctx)
+		if err != nil {
+			return err
+		}
+		at = state.SnapshotFence
+		if f.fence.at == at && f.fence.since.IsZero() {
+			return nil // it was passed, for good
+		}
+		return f.cfg.Source.QueryRow(ctx, fenceSQL, int64(at)).Scan(&closed, &w.pids, &w.prepared)
+	})
+	if err != nil {
+		f.cfg.Logger.Debug("the fence was not looked at", "error", err)
+		return
+	}
+	first := f.fence.at != at
+	switch {
+	case !closed:
+		f.fence = fence{at: at}
+		f.waiting.Store(nil)
+	case first:
+		f.fence = fence{at: at, since: time.Now()}
+	default:
+		w.what, w.since = "snapshots: waiting", f.fence.since
+		if f.waiting.Swap(&w) == nil {
+			f.cfg.Logger.Warn("devices can't start over while transactions are open that were open before: waiting for them",
+				"pids", w.pids, "prepared", w.prepared, "hint", "end them: select pg_terminate_backend(pid), or rollback prepared 'name'")
+		}
+	}
 }

@@ -272,7 +272,7 @@ func (s *session) logical(prefix string, content []byte) {
 	case schemaPrefix:
 		if sight, ok := openSight(s.key, s.xid, content); ok {
 			s.learned = append(s.learned, sight)
-			s.force = true // also if it is no news any more: the watcher waits for it
+			s.force = true // the watcher waits until the log has passed it, news or none
 		}
 	}
 }

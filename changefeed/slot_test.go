@@ -174,6 +174,25 @@ func TestP09BusySlotIsWaitedFor(t *testing.T) {
 	r.expect(`u user:1 {"id":1}`)
 }
 
+// P9: at the first start, a slot of that name is somebody else's, and stays. Unless this log was about to make it.
+func TestP09ForeignSlotStays(t *testing.T) {
+	r := newRig(t)
+	r.exec(`select pg_create_logical_replication_slot($1, 'pgoutput')`, r.slot)
+	at := r.confirmed()
+	var o told
+	stop := r.start(o.to)
+	r.eventually("it is refused", func() bool { return o.count("check_slot") > 0 })
+	stop()
+	if now := r.confirmed(); now != at {
+		t.Errorf("the slot was at %s and is at %s", at, now)
+	}
+	if err := r.log.Claim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.start(nil)
+	r.settle()
+}
+
 // P9: making a slot waits for every open writer. Who that is can be asked meanwhile.
 func TestP09OpenWriterIsNamed(t *testing.T) {
 	r := newRig(t)

@@ -58,6 +58,12 @@ func (w *watcher) look(ctx context.Context) error {
 	if state.Position <= w.told || state.ConfigHash != f.hash {
 		return nil // what was told is not in force yet
 	}
+	// The publication is read before the shapes and judged after them: what it may lack shows in those too, and is
+	// told before the stream ends for it.
+	pub, err := f.readPublication(ctx)
+	if err != nil {
+		return err
+	}
 	sights, err := f.changedTables(ctx, state.Relations)
 	if err == nil && len(sights) > 0 {
 		w.told, err = f.tell(ctx, w.key, sights, nil)
@@ -71,7 +77,7 @@ func (w *watcher) look(ctx context.Context) error {
 	if len(sights) > 0 {
 		return nil // what devices must hear of comes first: an error ends the stream
 	}
-	return f.checkPublication(ctx)
+	return f.judge(pub)
 }
 
 // Look has the watcher compare the catalog with what is streamed now, not only at its next turn. It does

@@ -105,6 +105,11 @@ func (w *witness) flush() error {
 // write replaces the file: whoever reads it sees the old content or the new one, also after a crash.
 func (w *witness) write() error {
 	w.at = time.Now() // also of a write that fails
+	// A feed that was replaced and does not know it yet must not take back what its successor has handed out.
+	if kept, err := w.read(w.said.Slot, w.said.SystemID); err == nil && ahead(kept, w.said.position()) {
+		w.written = w.said.position()
+		return nil
+	}
 	b, err := json.Marshal(&w.said)
 	if err != nil {
 		return fmt.Errorf("witness: %w", err)

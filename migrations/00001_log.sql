@@ -51,7 +51,8 @@ create table nudge.feed (
     epoch_at       timestamptz not null default now()
 );
 
--- Keys made by the servers for themselves, such as the one that seals cursors.
+-- Keys made by the servers for themselves, such as the one that seals cursors. One that is named after a slot says
+-- that the slot is ours.
 create table nudge.keys (
     name       text primary key,
     value      bytea       not null,

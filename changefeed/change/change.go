@@ -25,6 +25,27 @@ func ValidUser(id string) bool {
 	return id != "" && len(id) <= 255 && utf8.ValidString(id) && !strings.ContainsRune(id, 0)
 }
 
+// maxDevice is the longest device id, in bytes.
+const maxDevice = 128
+
+// ValidDevice reports whether a device of that id can exist: 1 to 128 of A-Z a-z 0-9 . _ : - (the protocol's
+// alphabet, which every encoding of Postgres has).
+func ValidDevice(id string) bool {
+	if id == "" || len(id) > maxDevice {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9',
+			c == '.', c == '_', c == ':', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // Op is what a change does to a row. The value is the byte stored in the log.
 type Op byte
 

@@ -128,3 +128,14 @@ func (s *slice) Next() (*change.Change, error) {
 	s.rest = s.rest[1:]
 	return c, nil
 }
+
+// moving is a Source that says when it is read.
+type moving struct {
+	Source
+	progress func()
+}
+
+func (m moving) Next() (*change.Change, error) {
+	m.progress()
+	return m.Source.Next()
+}

@@ -104,6 +104,15 @@ func (l *Log) Feed(ctx context.Context) (State, error) {
 	return scanState(l.pool.QueryRow(ctx, stateSQL, l.slot))
 }
 
+// Encoding is that of the log's database, as Postgres names it: UTF8.
+func (l *Log) Encoding(ctx context.Context) (string, error) {
+	var s string
+	if err := l.pool.QueryRow(ctx, `select current_setting('server_encoding')`).Scan(&s); err != nil {
+		return "", fmt.Errorf("read the log's encoding: %w", err)
+	}
+	return s, nil
+}
+
 // Doubt has the feed begin a new epoch when it connects next, for the reason given, and keeps it from
 // appending until then. It returns the state of the epoch that ends; ErrNoEpoch if there is none.
 func (l *Log) Doubt(ctx context.Context, reason string) (State, error) {
@@ -121,6 +130,24 @@ func (l *Log) State(ctx context.Context) (change.Frame, error) {
 	}
 	return change.Frame{Epoch: s.Epoch, Config: s.ConfigHash, Prev: s.Head(), Next: s.Head()}, nil
 }
+
+// Claim notes that the slot is this log's, before it is made: one that is found at the first start, without
+// that, is somebody else's.
+func (l *Log) Claim(ctx context.Context) error {
+	_, err := l.Key(ctx, l.claim())
+	return err
+}
+
+// Claimed reports whether Claim was ever called for this slot.
+func (l *Log) Claimed(ctx context.Context) (claimed bool, err error) {
+	err = l.pool.QueryRow(ctx, `select exists (select from nudge.keys where name = $1)`, l.claim()).Scan(&claimed)
+	if err != nil {
+		return false, fmt.Errorf("read whose the slot is: %w", err)
+	}
+	return claimed, nil
+}
+
+func (l *Log) claim() string { return "slot " + l.slot }
 
 // Key returns the secret of that name, and makes it, 32 random bytes, if it is not there yet. All nodes
 // of a log get the same.

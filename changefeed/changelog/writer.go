@@ -152,10 +152,17 @@ select 1 from nudge.feed where slot = $1 and epoch = $2 and position = $3 for up
 	return openSegment(ctx, tx, slot, s)
 }
 
+// Unhurried has the rest of a transaction take the time that it takes, whatever the database's or the role's
+// settings say: what ends for having been slow would be as slow the next time. transaction_timeout is of
+// Postgres 17.
+const Unhurried = `
+select set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true),
+       case when current_setting('transaction_timeout', true) <> '' then set_config('transaction_timeout', '0', true) end`
+
 // lockChanges begins every transaction that writes to the log in several statements. Retention locks the
 // table first, to drop a part of it, and the feed's row after it; in another order the two would deadlock.
 func lockChanges(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `lock table only nudge.changes in row exclusive mode`)
+	_, err := tx.Exec(ctx, Unhurried+`; lock table only nudge.changes in row exclusive mode`)
 	return err
 }
 
@@ -195,6 +202,8 @@ type Batch struct {
 	ConfigHash uint64
 	// SnapshotFence, if not 0, replaces the state's.
 	SnapshotFence uint64
+	// Progress, if not nil, is called as changes are handed over: an append takes as long as it takes, if it goes on.
+	Progress func()
 }
 
 // Source yields the changes of one transaction, in order. Next returns io.EOF after the last; what it
@@ -203,8 +212,12 @@ type Source interface {
 	Next() (*change.Change, error)
 }
 
-// noPartition is Postgres's check_violation, the only one that the log's tables can give.
-const noPartition = "23514"
+// Codes of Postgres after which a statement wrote nothing, and a transaction of several may do better.
+const (
+	noPartition       = "23514" // check_violation, the only one that the log's tables can give
+	queryCanceled     = "57014" // by statement_timeout
+	transactionExpiry = "25P04" // transaction_timeout
+)
 
 // copyFrom is the number of changes from which COPY is quicker than one INSERT of arrays.
 const copyFrom = 256
@@ -235,8 +248,10 @@ func (w *Writer) Append(ctx context.Context, b Batch) error {
 	if small {
 		err = w.appendSmall(ctx, b)
 	}
-	// A statement that was planned before another opened a segment does not know it, and wrote nothing.
-	if pgErr := (*pgconn.PgError)(nil); !small || errors.As(err, &pgErr) && pgErr.Code == noPartition {
+	// A statement that was planned before another opened a segment does not know it, and wrote nothing; nor did
+	// one that had to end before its time.
+	if pgErr := (*pgconn.PgError)(nil); !small || errors.As(err, &pgErr) &&
+		(pgErr.Code == noPartition || pgErr.Code == queryCanceled || pgErr.Code == transactionExpiry) {
 		err = w.appendLarge(ctx, b, next)
 	}
 	if err != nil {
@@ -310,6 +325,9 @@ returning segment`,
 		src := b.Stream
 		if src == nil {
 			src = &slice{b.Changes}
+		}
+		if b.Progress != nil {
+			src = moving{src, b.Progress}
 		}
 		return copyChanges(ctx, tx.Conn().PgConn(), segment, src)
 	})

@@ -16,20 +16,24 @@ import (
 )
 
 func TestHealth(t *testing.T) {
-	var waiting error
-	w := tcp(t, func(c *api.Config) { c.Ready = func() error { return waiting } })
+	var waiting, still error
+	w := tcp(t, func(c *api.Config) {
+		c.Ready = func() error { return waiting }
+		c.Waiting = func() error { return still }
+	})
 	for _, c := range []struct {
-		path    string
-		waiting error
-		status  int
-		body    string
+		path           string
+		waiting, still error
+		status         int
+		body           string
 	}{
-		{"/livez", errors.New("feed"), 200, `{"status":"ok"}`},
-		{"/readyz", nil, 200, `{"status":"ready"}`},
-		{"/readyz", errors.New("feed"), 503, `{"status":"starting","waiting_for":["feed"]}`},
-		{"/readyz", errors.Join(errors.New("feed"), errors.New("tail")), 503, `{"status":"starting","waiting_for":["feed","tail"]}`},
+		{"/livez", errors.New("feed"), nil, 200, `{"status":"ok"}`},
+		{"/readyz", nil, nil, 200, `{"status":"ready"}`},
+		{"/readyz", nil, errors.New("snapshots"), 200, `{"status":"ready","waiting_for":["snapshots"]}`},
+		{"/readyz", errors.New("feed"), nil, 503, `{"status":"starting","waiting_for":["feed"]}`},
+		{"/readyz", errors.Join(errors.New("feed"), errors.New("tail")), nil, 503, `{"status":"starting","waiting_for":["feed","tail"]}`},
 	} {
-		waiting = c.waiting
+		waiting, still = c.waiting, c.still
 		res, body := w.ask("GET", c.path, "", "Authorization", "")
 		if res.StatusCode != c.status || strings.TrimSpace(body) != c.body {
 			t.Errorf("%s: %d %s", c.path, res.StatusCode, body)

@@ -65,6 +65,8 @@ type Config struct {
 	// Ready says what the node still waits for, one error for each (errors.Join); nil means ready.
 	// Its text is shown to anyone who asks for /readyz, so it names parts, never addresses.
 	Ready func() error
+	// Waiting, if not nil, is what a node that serves still waits for; nil from it for nothing.
+	Waiting func() error
 	// Trim drops what the log no longer needs to keep; nil if this node has no log to trim.
 	Trim func(ctx context.Context) error
 	// Revoke writes a revocation and returns it as written; nil if this node can write none. Its error

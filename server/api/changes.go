@@ -18,7 +18,6 @@ import (
 
 // What a request may name at most.
 const (
-	maxDevice  = 128 // bytes of a device id
 	maxNudgeID = 128 // bytes of a nudge id
 	maxTables  = 100 // tables of a pull
 )
@@ -269,25 +268,9 @@ func checkDevice(id auth.Identity, device string) error {
 
 // checkDeviceID is a problem of an id outside the alphabet, nil for a usable one.
 func checkDeviceID(device string) *wire.Problem {
-	if validDevice(device) {
+	if change.ValidDevice(device) {
 		return nil
 	}
 	return invalid("the device id is missing or not usable",
 		"Send 1 to 128 of A-Z a-z 0-9 . _ : - as "+wire.HeaderDevice+", or as device in hello.")
-}
-
-func validDevice(id string) bool {
-	if id == "" || len(id) > maxDevice {
-		return false
-	}
-	for i := range len(id) {
-		c := id[i]
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9',
-			c == '.', c == '_', c == ':', c == '-':
-		default:
-			return false
-		}
-	}
-	return true
 }

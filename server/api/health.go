@@ -31,7 +31,13 @@ func (a *API) readyz(w http.ResponseWriter, _ *http.Request) {
 		writeHealth(w, http.StatusServiceUnavailable, healthAnswer{Status: "starting", WaitingFor: reasons(err)})
 		return
 	}
-	writeHealth(w, http.StatusOK, healthAnswer{Status: "ready"})
+	answer := healthAnswer{Status: "ready"}
+	if a.cfg.Waiting != nil {
+		if err := a.cfg.Waiting(); err != nil { // some have to wait; most are served, and another node does no better
+			answer.WaitingFor = reasons(err)
+		}
+	}
+	writeHealth(w, http.StatusOK, answer)
 }
 
 // reasons takes joined errors apart.

@@ -94,6 +94,7 @@ const (
 	CodeReplicationRole   = "check_replication_role"
 	CodeGrants            = "check_grants"
 	CodeMigrations        = "check_migrations"
+	CodeEncoding          = "check_encoding"
 	CodeSlot              = "check_slot"
 	CodeSlotWALLimit      = "check_slot_wal_limit"
 	CodeStandbySlots      = "check_standby_slots"

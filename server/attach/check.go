@@ -44,7 +44,7 @@ func Check(ctx context.Context, dsns DSNs, spec Spec) []Finding {
 	out = append(out, st.checkReplication(ctx, dsns.Source, spec))
 	out = append(out, st.checkSlot(spec)...)
 	if spec.LogElsewhere {
-		out = append(out, checkLog(ctx, dsns.Log))
+		out = append(out, checkLog(ctx, dsns.Log), st.checkEncoding(ctx, dsns.Log))
 	}
 	return append(out, st.advice(spec)...)
 }
@@ -232,6 +232,28 @@ func checkLog(ctx context.Context, dsn string) Finding {
 		f.Message, f.Fix = "nudge's tables in log.dsn are missing or out of date", "nudge migrate"
 	default:
 		f.OK, f.Message = true, "nudge's tables are up to date"
+	}
+	return f
+}
+
+// checkEncoding looks whether the log can hold every character of the source.
+func (st *state) checkEncoding(ctx context.Context, dsn string) Finding {
+	f := Finding{Code: CodeEncoding, Subject: "log.dsn"}
+	var encoding string
+	conn, err := pgx.Connect(ctx, dsn)
+	if err == nil {
+		err = conn.QueryRow(ctx, "select current_setting('server_encoding')").Scan(&encoding)
+		_ = conn.Close(context.WithoutCancel(ctx))
+	}
+	source := st.settings["server_encoding"]
+	switch {
+	case err != nil:
+		f.Message, f.Fix = "cannot read the encoding of log.dsn: "+err.Error(), "correct log.dsn"
+	case encoding != "UTF8" && encoding != source:
+		f.Message = "log.dsn is in " + encoding + " and the source in " + source + ": a row with a character that " + encoding + " lacks would stop the feed"
+		f.Fix = "make a database in UTF8 (create database … template template0 encoding 'UTF8'), name it in log.dsn, and run `nudge migrate`"
+	default:
+		f.OK, f.Message = true, "log.dsn can hold the source's text ("+encoding+")"
 	}
 	return f
 }

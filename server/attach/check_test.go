@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/nudgesync/nudge/internal/devpg"
+	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 	"github.com/nudgesync/nudge/server/attach"
 )
 
@@ -185,5 +186,26 @@ func TestCheckWithoutAServer(t *testing.T) {
 	}
 	if strings.Contains(findings[0].Message, "hush") {
 		t.Error("the password is shown")
+	}
+}
+
+// P19: a log elsewhere must be able to hold the source's text.
+func TestP19LogEncoding(t *testing.T) {
+	s := newSite(t)
+	s.attach(t)
+	s.spec.LogElsewhere = true
+	for encoding, ok := range map[string]bool{"UTF8": true, "LATIN1": false} {
+		name := s.conn.Config().Database + "_" + strings.ToLower(encoding)
+		s.exec(t, "create database "+name+" template template0 lc_collate 'C' lc_ctype 'C' encoding '"+encoding+"'")
+		t.Cleanup(func() {
+			if _, err := s.conn.Exec(context.WithoutCancel(t.Context()), "drop database "+name+" with (force)"); err != nil {
+				t.Error(err)
+			}
+		})
+		findings := attach.Check(t.Context(), attach.DSNs{Source: s.dsn, Snapshot: s.dsn, Log: pgtest.Cluster(t).DSN(name)}, s.spec)
+		f, found := find(findings, attach.CodeEncoding, "log.dsn")
+		if !found || f.OK != ok || f.Wrong() == ok {
+			t.Errorf("%s: %+v", encoding, f)
+		}
 	}
 }

@@ -115,7 +115,7 @@ func inspect(ctx context.Context, conn *pgx.Conn, spec Spec) (*state, error) {
 
 func (st *state) readServer(ctx context.Context, conn *pgx.Conn, _ Spec) error {
 	rows, _ := conn.Query(ctx, `select name, setting from pg_settings where name = any($1) or name like 'rds.%' or name like 'cloudsql.%'`,
-		[]string{"wal_level", "max_replication_slots", "max_wal_senders", "server_version_num", "synchronous_commit", "wal_writer_delay", "max_slot_wal_keep_size", "synchronized_standby_slots"})
+		[]string{"wal_level", "max_replication_slots", "max_wal_senders", "server_version_num", "synchronous_commit", "wal_writer_delay", "max_slot_wal_keep_size", "synchronized_standby_slots", "server_encoding"})
 	var name, value string
 	_, err := pgx.ForEachRow(rows, []any{&name, &value}, func() error {
 		st.settings[name] = value
