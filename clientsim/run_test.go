@@ -64,8 +64,9 @@ func TestRunNamesWhatIsWrong(t *testing.T) {
 		want    []string
 	}{
 		{
+			// Few writes: who writes pulls for itself, and then has what the others wrote.
 			"nudges that never come", "2",
-			func(w *world) { w.mute = func(device string) bool { return device != "" } },
+			func(w *world) { w.rate, w.mute = "4", func(device string) bool { return device != "" } },
 			[]string{": device sim-", " of user ", "settled:           no"},
 		},
 		{
@@ -123,8 +124,9 @@ func TestRunNamesWhatIsWrong(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
+			w.rate = "40"
 			tt.plant(w)
-			code, stdout, stderr := w.clientsim("--users", "2", "--devices", tt.devices, "--rate", "40", "--duration", "3s", "--settle", "3s", "--quiet")
+			code, stdout, stderr := w.clientsim("--users", "2", "--devices", tt.devices, "--rate", w.rate, "--duration", "3s", "--settle", "3s", "--quiet")
 			if code != exitWrong {
 				t.Errorf("exit code %d, want %d\n%s", code, exitWrong, stderr)
 			}

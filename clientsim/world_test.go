@@ -38,6 +38,7 @@ type world struct {
 	keyFile string
 
 	// Faults that a test plants.
+	rate   string                               // of commits a second
 	mute   func(device string) bool             // no nudges for it
 	tamper func(device string, page *wire.Page) // changes a page before it is sent
 
