@@ -193,6 +193,7 @@ func (f *Feed) dial(ctx context.Context, srv server) (*pgconn.PgConn, error) {
 	cfg.DialFunc = dialer.DialContext
 	cfg.RuntimeParams["replication"] = "database"
 	cfg.RuntimeParams["application_name"] = streamName
+	cfg.RuntimeParams["logical_decoding_work_mem"] = "128MB" // twice the default, before the server spills too (P21)
 	cfg.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(f.pace.sender.Milliseconds(), 10)
 	// The stream is one statement that does not end.
 	for _, timeout := range []string{"statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"} {
