@@ -16,7 +16,7 @@ func TestAcceptedConnectionsGiveUpInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	client, err := net.Dial("tcp", l.Addr().String())
+	client, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
