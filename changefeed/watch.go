@@ -24,6 +24,7 @@ import (
 type watcher struct {
 	feed *Feed
 	key  []byte
+	on   instance // where the stream is
 
 	told change.LSN // where its last message stands; nothing is compared before the log has passed it
 }
@@ -63,6 +64,11 @@ func (w *watcher) look(ctx context.Context) error {
 	pub, err := f.readPublication(ctx)
 	if err != nil {
 		return err
+	}
+	if pub.ID != "" {
+		if err := w.on.same(pub.on); err != nil {
+			return err
+		}
 	}
 	sights, err := f.changedTables(ctx, state.Relations)
 	if err == nil && len(sights) > 0 {

@@ -55,7 +55,10 @@ func TestA14GateAroundAWraparound(t *testing.T) {
 		{"30064771080:30064771080:", []int64{4294967295, 8}, 2},
 	} {
 		var first int
-		r.scan(&first, changefeed.GateOf, c.decoded, c.snapshot)
+		var server int64
+		if err := r.db.QueryRow(t.Context(), changefeed.GateOf, c.decoded, c.snapshot).Scan(&first, &server); err != nil {
+			t.Fatal(err)
+		}
 		if first != c.first {
 			t.Errorf("%v under %s: held back from number %d, want %d", c.decoded, c.snapshot, first, c.first)
 		}
