@@ -33,6 +33,7 @@ type device struct {
 	tables []string
 	told   map[string]int // changes received of each table
 	page   int            // rows of a page; 0: the engine's
+	round  int64          // of configurations, when it last stood on a commit
 	under  *route.Config  // of the node that was asked last; nil: not noted
 }
 

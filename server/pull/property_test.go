@@ -154,6 +154,8 @@ type world struct {
 	rig      *rig
 	commits  atomic.Int64
 	pulls    atomic.Int64
+	round    atomic.Int64 // of configurations
+	verified atomic.Int64 // devices that stood on a commit, once a round each
 	frames   atomic.Int64
 	armed    atomic.Int64 // the feed fails at the step that counts this down to 0
 	node     sync.RWMutex // held for writing while the node is replaced
@@ -228,7 +230,7 @@ func (w *world) live(over context.Context, random *rand.Rand, d *device) {
 	for over.Err() == nil && !w.rig.t.Failed() {
 		switch random.IntN(60) {
 		case 0: // a fresh install
-			*d = device{rig: d.rig, user: d.user, tables: d.tables, rows: map[string]string{}, marks: map[string]string{}, told: map[string]int{}}
+			*d = device{rig: d.rig, user: d.user, tables: d.tables, rows: map[string]string{}, marks: map[string]string{}, told: map[string]int{}, round: d.round}
 		case 1: // away for a while
 			for until := w.commits.Load() + random.Int64N(150); over.Err() == nil && w.commits.Load() < until; {
 				select {
@@ -308,6 +310,10 @@ func (w *world) verify(d *device) {
 		}
 	}
 	d.ops = nil
+	if n := w.round.Load(); d.round != n {
+		d.round = n
+		w.verified.Add(1)
+	}
 }
 
 func (d *device) expectTables(tables []string) {
@@ -320,7 +326,7 @@ func (d *device) expectTables(tables []string) {
 // trouble makes something go wrong every few commits.
 func (w *world) trouble(over context.Context, random *rand.Rand) {
 	r := w.rig
-	failures := 0
+	failures, config := 0, 0
 	pass := func(counter *atomic.Int64, n int64) bool {
 		for until := counter.Load() + n; counter.Load() < until; {
 			select {
@@ -350,7 +356,10 @@ func (w *world) trouble(over context.Context, random *rand.Rand) {
 			w.restart(what == "lose slot", nil)
 		case "configure":
 			failures = 0
-			w.restart(false, propertyConfigs[random.IntN(len(propertyConfigs))])
+			config += 1 + random.IntN(len(propertyConfigs)-1) // another one
+			w.restart(false, propertyConfigs[config%len(propertyConfigs)])
+			w.round.Add(1)
+			pass(&w.verified, 6) // so that most devices stand under it before the next
 		case "hang":
 			w.standby("'nobody'")
 			pass(&w.pulls, 30+random.Int64N(100))
