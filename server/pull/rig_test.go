@@ -47,6 +47,7 @@ type rig struct {
 	dsn     string
 	db      *pgxpool.Pool
 	log     *changelog.Log
+	replica *pgxpool.Pool // where snapshots are read; nil: db
 	tail    *tail.Tail
 	engine  *pull.Engine
 	routing *route.Config
@@ -115,7 +116,8 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	}
 	var feed *changefeed.Feed
 	rows, err := snapshot.New(snapshot.Config{
-		Pool: r.db, Routing: r.routing, Publication: "nudge", Logger: testLogger(), Changed: func() { feed.Look() },
+		Pool: cmp.Or(r.replica, r.db), Primary: r.db, Routing: r.routing, Publication: "nudge", Logger: testLogger(), Patience: r.patience,
+		Changed: func() { feed.Look() },
 	})
 	if err != nil {
 		r.t.Fatal(err)
