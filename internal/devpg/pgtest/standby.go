@@ -14,28 +14,30 @@ import (
 // Pair starts two clusters of the test's own: a primary, and a hot standby that streams from it.
 func Pair(t testing.TB, settings map[string]string) (primary, standby *devpg.Cluster) {
 	t.Helper()
-	dirs := [2]string{}
-	for i := range dirs {
-		dir, err := os.MkdirTemp("", "nudge-pair-") // the server's user can't enter t.TempDir's
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		dirs[i] = dir
-	}
-	primary = startIn(t, dirs[0], settings)
-	standby = Follower(t, primary, dirs[0], dirs[1], settings)
-	return primary, standby
+	primary = startIn(t, tempDir(t), settings)
+	return primary, Follower(t, primary, settings)
 }
 
-// Follower starts a standby in dir, a copy of the primary's directory, taken while the primary stands still:
-// pg_basebackup would refuse a server newer than itself.
-func Follower(t testing.TB, primary *devpg.Cluster, primaryDir, dir string, settings map[string]string) *devpg.Cluster {
+// tempDir is a directory that the server's user can enter, which t.TempDir's are not.
+func tempDir(t testing.TB) string {
 	t.Helper()
+	dir, err := os.MkdirTemp("", "nudge-pair-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// Follower starts a hot standby of a cluster that has a directory of its own, or of another standby. It is a copy,
+// taken while the other stands still: pg_basebackup would refuse a server newer than itself.
+func Follower(t testing.TB, primary *devpg.Cluster, settings map[string]string) *devpg.Cluster {
+	t.Helper()
+	dir := tempDir(t)
 	if err := primary.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	from, to := filepath.Join(primaryDir, "data"), filepath.Join(dir, "data")
+	from, to := filepath.Join(primary.Dir(), "data"), filepath.Join(dir, "data")
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
