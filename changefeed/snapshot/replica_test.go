@@ -275,8 +275,10 @@ func TestA19ReplicaBehindItsCatalog(t *testing.T) {
 	p.refused(before, snapshot.ErrUnknown)
 }
 
-// A statement that replay cancels is run again.
-func TestReplayConflicts(t *testing.T) {
+// midPage has a page be read on a replica, of one row, and runs do while it is. waits is a condition for "it waits in
+// the middle since then".
+func midPage(t *testing.T, do func(p *pair, waits func(since string) string)) error {
+	t.Helper()
 	p := newPair(t, `
 create table t (id int primary key, owner int not null);
 insert into t values (1, 1);
@@ -286,8 +288,7 @@ create policy slow on t using (open());
 create role reader login in role pg_read_all_stats;
 grant select on t to reader`)
 	until(t, p.replica, `exists (select from pg_roles where rolname = 'reader')`)
-	admin := p.replica
-	gate, err := admin.Acquire(t.Context())
+	gate, err := p.replica.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,9 +296,10 @@ grant select on t to reader`)
 	if _, err := gate.Exec(t.Context(), `select pg_advisory_lock(42)`); err != nil {
 		t.Fatal(err)
 	}
-	p.replica = pgtest.Pool(t, strings.Replace(admin.Config().ConnString(), "postgres@", "reader@", 1), value.SessionSettings())
+	asReader := *p
+	asReader.replica = pgtest.Pool(t, strings.Replace(p.replica.Config().ConnString(), "postgres@", "reader@", 1), value.SessionSettings())
 	read := make(chan error, 1)
-	reader, log := p.reader(long), p.log()
+	reader, log := asReader.reader(long), p.log()
 	go func() {
 		page, err := p.page(reader, log)
 		if err == nil && len(page.Rows) != 1 {
@@ -305,18 +307,36 @@ grant select on t to reader`)
 		}
 		read <- err
 	}()
-	const waits = `exists (select from pg_stat_activity where usename = 'reader' and wait_event_type = 'Lock' and xact_start > '`
-	until(t, admin, waits+`-infinity')`)
-	var since string
-	if err := admin.QueryRow(t.Context(), `select clock_timestamp()::text`).Scan(&since); err != nil {
-		t.Fatal(err)
+	waits := func(since string) string {
+		return `exists (select from pg_stat_activity where usename = 'reader' and wait_event_type = 'Lock' and xact_start > '` + since + `')`
 	}
-	p.exec(p.primary, `begin; lock table t in access exclusive mode; commit`)
-	until(t, admin, waits+since+`')`) // the second time
+	until(t, p.replica, waits(`-infinity`))
+	do(p, waits)
 	if _, err := gate.Exec(t.Context(), `select pg_advisory_unlock(42)`); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-read; err != nil {
+	return <-read
+}
+
+// A statement that replay cancels is run again.
+func TestReplayConflicts(t *testing.T) {
+	err := midPage(t, func(p *pair, waits func(string) string) {
+		var since string
+		if err := p.replica.QueryRow(t.Context(), `select clock_timestamp()::text`).Scan(&since); err != nil {
+			t.Fatal(err)
+		}
+		p.exec(p.primary, `begin; lock table t in access exclusive mode; commit`)
+		until(t, p.replica, waits(since))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A page that was being read while the replica was promoted may have rows of the other history.
+func TestA24PromotedInMidPage(t *testing.T) {
+	err := midPage(t, func(p *pair, _ func(string) string) { p.exec(p.replica, `select pg_promote()`) })
+	if !errors.Is(err, snapshot.ErrForeign) {
 		t.Error(err)
 	}
 }

@@ -46,7 +46,7 @@ func Follower(t testing.TB, primary *devpg.Cluster, settings map[string]string) 
 	}
 	for name, content := range map[string]string{
 		"standby.signal":       "",
-		"postgresql.auto.conf": "primary_conninfo = '" + primary.DSN("postgres") + "'\n",
+		"postgresql.auto.conf": "primary_conninfo = '" + primary.DSN("postgres") + "'\nwal_retrieve_retry_interval = '50ms'\n",
 	} {
 		if err := os.WriteFile(filepath.Join(to, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
