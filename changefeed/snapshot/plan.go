@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,8 +17,10 @@ import (
 	"github.com/nudgesync/nudge/changefeed/value"
 )
 
-// plan is how a table is read. It is immutable.
+// plan is how a table is read. It is immutable, but for width.
 type plan struct {
+	width atomic.Int64 // bytes a row of the page read last; 0: none yet
+
 	shape   string   // as the log had it
 	all     []string // every column, as select * returns them
 	allOIDs []uint32

@@ -36,6 +36,9 @@ func (r *Reader) read(ctx context.Context, conn *pgx.Conn, p *plan, w want) (Pag
 	if g.stale {
 		return Page{}, errStale
 	}
+	if g.read > 0 {
+		p.width.Store(int64(g.size / g.read))
+	}
 	g.page.Done = all && !g.over
 	if g.page.Done {
 		g.page.Last = nil
@@ -65,7 +68,7 @@ func (g *gathering) full() bool { return g.read == g.maxRows || g.size > g.maxBy
 func (g *gathering) columns(fields []pgproto3.FieldDescription) { g.stale = !g.plan.matches(fields) }
 
 // Rows are asked for a few at a time, a few more each time, and no more than will fit if they are as wide as
-// the widest so far: a page may have room for a thousand rows, or for one.
+// the widest so far, or, at first, as those of the page before: a page may have room for a thousand rows, or for one.
 const (
 	fewRows  = 8
 	manyRows = 64
@@ -77,10 +80,16 @@ func (g *gathering) next() int {
 	if g.stale || g.over || g.size > g.maxBytes {
 		return 0
 	}
-	g.asked = min(max(fewRows, 4*g.asked), manyRows, g.maxRows+1-g.read)
-	if g.widest > 0 {
-		g.asked = min(g.asked, (g.maxBytes-g.size)/g.widest+1)
+	width := g.widest
+	switch {
+	case g.asked > 0:
+		g.asked *= 4
+	case g.plan.width.Load() == 0:
+		g.asked = fewRows
+	default:
+		g.asked, width = manyRows, int(g.plan.width.Load())
 	}
+	g.asked = min(g.asked, manyRows, g.maxRows+1-g.read, (g.maxBytes-g.size)/max(width, 1)+1)
 	return g.asked
 }
 
