@@ -39,7 +39,7 @@ func TestA24PromotedReplicas(t *testing.T) {
 	p.replica = pgtest.Pool(t, strings.Replace(cascade.DSN("postgres"), "postgres@", "reader@", 1), value.SessionSettings())
 	second := pgtest.Pool(t, cascade.DSN("postgres"), value.SessionSettings())
 	until(t, second, `exists (select from pg_roles where rolname = 'reader')`)
-	p.refused(log, snapshot.ErrForeign) // it may not see
+	p.refused(log, snapshot.ErrBehind) // it may not see
 
 	p.replica = second
 	p.expect(log, 1)

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -47,7 +48,7 @@ func look(ctx context.Context, conn *pgx.Conn) (p place, err error) {
 	return p, err
 }
 
-// ours fails if the server is not on the history that the log is made from.
+// ours fails if the server is not on the history that the log is made from: with ErrBehind if it may turn out to be.
 func (p *place) ours(log Standing) error {
 	switch {
 	case p.system != log.SystemID:
@@ -55,7 +56,7 @@ func (p *place) ours(log Standing) error {
 	case p.database != log.Database:
 		return fmt.Errorf("%w: it is database %q, not %q", ErrForeign, p.database, log.Database)
 	case p.timeline == 0:
-		return fmt.Errorf("%w: it receives no WAL, or its role may not see that (pg_read_all_stats)", ErrForeign)
+		return fmt.Errorf("%w: it receives no WAL, or its role may not see that (pg_read_all_stats)", ErrBehind)
 	case p.timeline != log.Timeline:
 		return fmt.Errorf("%w: it is on timeline %d, not %d", ErrForeign, p.timeline, log.Timeline)
 	}
@@ -89,11 +90,14 @@ func (r *Reader) caughtUp(ctx context.Context, conn *pgx.Conn, log Standing) (pl
 		if err != nil {
 			return p, err
 		}
-		if err := p.ours(log); err != nil {
-			return p, err
-		}
-		if p.at > log.Past || p.at == log.Past && !p.standby {
+		missing := p.ours(log)
+		switch {
+		case errors.Is(missing, ErrForeign):
+			return p, missing
+		case missing == nil && (p.at > log.Past || p.at == log.Past && !p.standby):
 			return p, nil
+		case missing == nil:
+			missing = fmt.Errorf("%w: it has replayed up to %s, the snapshot stands at %s", ErrBehind, p.at, log.Past)
 		}
 		if p.at == log.Past && !beaten { // it may have all there is
 			if err := r.Beat(ctx); err != nil {
@@ -104,7 +108,7 @@ func (r *Reader) caughtUp(ctx context.Context, conn *pgx.Conn, log Standing) (pl
 		select {
 		case <-tick.C:
 		case <-over.C:
-			return p, fmt.Errorf("%w: it has replayed up to %s, the snapshot stands at %s", ErrBehind, p.at, log.Past)
+			return p, missing
 		case <-ctx.Done():
 			return p, fmt.Errorf("snapshot: wait for the replica: %w", ctx.Err())
 		}

@@ -73,10 +73,10 @@ var (
 	// ErrUnknown: the log does not know the table as it is. It may never do so, if that is undone in time, and a
 	// device would keep what no change tells of (I5).
 	ErrUnknown = errors.New("snapshot: the log does not know the table as it is")
-	// ErrBehind: the replica lacks what the log holds, and did not replay it in time, or replay got into the
-	// way of the page time and again.
+	// ErrBehind: the replica lacks what the log holds, and did not replay it in time; or receives nothing, so that
+	// it can't be told whose replica it is; or its replay got into the way of the page time and again.
 	ErrBehind = errors.New("snapshot: the replica is behind")
-	// ErrForeign: the rows' database is no copy of the source as the log knows it, or can't be seen to be one.
+	// ErrForeign: the rows' database is no copy of the source as the log knows it.
 	ErrForeign = errors.New("snapshot: source.snapshot_dsn names no replica of the source")
 	// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which, or one
 	// that is denied. Nothing of it can be anybody's, until that is mended; the feed resets it then.
@@ -105,8 +105,9 @@ func New(cfg Config) (*Reader, error) {
 	return &Reader{cfg: cfg, plans: make(map[string]*plan)}, nil
 }
 
-// conflictTries is how often a page is read that the replica's replay cancels, as it may at any time.
-const conflictTries = 3
+// tries is how often a page is read that a replica's replay cancels, as it may at any time, or whose connection
+// turns out to have ended.
+const tries = 3
 
 // Page reads the rows of table that user owns, after the key given as text (nil: from the start): at
 // most maxRows, and stopping after the row that passes maxBytes.
@@ -118,7 +119,7 @@ func (r *Reader) Page(ctx context.Context, table, user string, after []string, l
 	w := want{table: table, rule: rule, user: user, after: after, maxRows: maxRows, maxBytes: maxBytes}
 	for try := 1; ; try++ {
 		page, err := r.attempt(ctx, w, log)
-		if conflicts(err) && try < conflictTries {
+		if (conflicts(err) || errors.Is(err, errEnded)) && try < tries && ctx.Err() == nil {
 			continue
 		}
 		if conflicts(err) {
@@ -156,14 +157,25 @@ func (r *Reader) attempt(ctx context.Context, w want, log Standing) (Page, error
 		return Page{}, fmt.Errorf("snapshot: %w", err)
 	}
 	defer conn.Release()
-	if err := r.before(ctx, conn.Conn(), log); err != nil {
+	page, err := r.pageOn(ctx, conn.Conn(), w, log)
+	if err != nil && conn.Conn().IsClosed() {
+		err = fmt.Errorf("%w: %w", errEnded, err)
+	}
+	return page, err
+}
+
+// errEnded: the connection ended before the page was complete: the server was restarted, say.
+var errEnded = errors.New("snapshot: the connection has ended")
+
+func (r *Reader) pageOn(ctx context.Context, conn *pgx.Conn, w want, log Standing) (Page, error) {
+	if err := r.before(ctx, conn, log); err != nil {
 		return Page{}, err
 	}
-	page, err := r.planned(ctx, conn.Conn(), w, log.Shape)
+	page, err := r.planned(ctx, conn, w, log.Shape)
 	if err != nil {
 		return Page{}, err
 	}
-	page.Floor, err = r.behind(ctx, conn.Conn(), log)
+	page.Floor, err = r.behind(ctx, conn, log)
 	return page, err
 }
 
