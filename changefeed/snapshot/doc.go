@@ -24,7 +24,7 @@
 //
 // The timeline is that of the WAL that the replica receives: the only one that a standby tells at once. It is
 // asked for again behind the page because it never goes back: what was replayed in between came along the
-// same one. A replica that receives nothing is not read, nor one that has been promoted.
+// same one. A replica that receives nothing is waited for; one that has been promoted is not read.
 //
 // The floor of its page is its replay position, a little further on: see standbyFloor. Nothing has to be
 // flushed: a primary sends only what it has flushed, and a standby passes on only what it was sent.
