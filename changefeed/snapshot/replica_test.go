@@ -157,7 +157,11 @@ func (p *pair) expect(log snapshot.Standing, rows int) {
 
 func (p *pair) refused(log snapshot.Standing, want error) {
 	p.t.Helper()
-	if page, err := p.page(p.reader(short), log); !errors.Is(err, want) {
+	patience := long
+	if errors.Is(want, snapshot.ErrBehind) {
+		patience = short
+	}
+	if page, err := p.page(p.reader(patience), log); !errors.Is(err, want) {
 		p.t.Errorf("%d rows, %v; want %v", len(page.Rows), err, want)
 	}
 }
