@@ -31,7 +31,7 @@ type pair struct {
 	routing          *route.Config
 }
 
-var quiet = map[string]string{"autovacuum": "off", "max_prepared_transactions": "10", "max_standby_streaming_delay": "0"}
+var quiet = map[string]string{"autovacuum": "off", "max_prepared_transactions": "10"}
 
 func newPair(t *testing.T, schema string) *pair {
 	t.Helper()
@@ -304,6 +304,8 @@ create policy slow on t using (open());
 create role reader login in role pg_read_all_stats;
 grant select on t to reader`)
 	until(t, p.replica, `exists (select from pg_roles where rolname = 'reader')`)
+	p.exec(p.replica, `alter system set max_standby_streaming_delay = 0`)
+	p.exec(p.replica, `select pg_reload_conf()`)
 	gate, err := p.replica.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
