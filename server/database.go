@@ -20,7 +20,7 @@ import (
 type databases struct {
 	source   *pgxpool.Pool // the primary: catalog, gate
 	log      *pgxpool.Pool // the change log
-	snapshot *pgxpool.Pool // live rows
+	snapshot *pgxpool.Pool // live rows, of the primary or a read replica
 	// upkeep is one connection to the change log's database of its own: who is locked out, and the order to
 	// poll, have to be read also while pulls use up everything else.
 	upkeep *pgxpool.Pool
@@ -67,18 +67,6 @@ func openDatabases(ctx context.Context, cfg *config.Config) (*databases, error) 
 		return nil, err
 	}
 	d.source, d.log, d.snapshot = pools[dsns[0]], pools[dsns[1]], pools[dsns[2]]
-	var replica bool
-	if err := d.snapshot.QueryRow(ctx, "select pg_is_in_recovery()").Scan(&replica); err != nil {
-		d.close()
-		return nil, fail(attach.CodeConnect, err, "ask the database what it is")
-	}
-	if replica {
-		d.close()
-		return nil, &config.Error{
-			Code: config.Unsupported, Key: "source.snapshot_dsn", Message: "source.snapshot_dsn names a read replica; this version reads rows from the primary only",
-			Hint: "name the primary, with another role if you like",
-		}
-	}
 	return d, nil
 }
 

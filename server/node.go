@@ -184,7 +184,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		return nil, err
 	}
 	rows, err := snapshot.New(snapshot.Config{
-		Pool: n.db.snapshot, Routing: n.routing, Publication: cfg.Source.Publication, Logger: log,
+		Pool: n.db.snapshot, Primary: n.db.source, Routing: n.routing, Publication: cfg.Source.Publication, Logger: log,
 		Changed: func() { n.feed.Look() },
 	})
 	if err != nil {

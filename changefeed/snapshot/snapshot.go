@@ -1,13 +1,3 @@
-// Package snapshot reads the rows that a user owns from the app's live tables, page by page in key order.
-//
-// A snapshot starts from a position read before its first page; whatever is committed later is replayed
-// from the log over it. I6 makes that exact on the primary: a commit that the log holds at the start is
-// visible to every page.
-//
-// A page may also hold what the log does not have yet, or, under asynchronous commit, what a crash can
-// still take back. So every page says how far the WAL went when it was read (Page.Floor), is handed out
-// only once the WAL is flushed up to there, and the device is told that it is complete only when the log
-// has passed it (A5).
 package snapshot
 
 import (
@@ -15,68 +5,53 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/nudgesync/nudge/changefeed/change"
-	"github.com/nudgesync/nudge/changefeed/changelog"
-	"github.com/nudgesync/nudge/changefeed/pgoutput"
 	"github.com/nudgesync/nudge/changefeed/route"
-	"github.com/nudgesync/nudge/changefeed/value"
 )
 
-// Config is what a Reader needs; every field but Changed is required.
+// Config is what a Reader needs; every field is required but Primary, Changed and Patience.
 type Config struct {
-	Pool        *pgxpool.Pool // to the source's primary, opened with value.SessionSettings
+	// Pool is where rows are read: the source's primary, or a read replica of it. It is opened with
+	// value.SessionSettings.
+	Pool *pgxpool.Pool
+	// Primary is where heartbeats go. Nil: Pool, which is the primary itself then, and not asked what it is.
+	Primary     *pgxpool.Pool
 	Routing     *route.Config
 	Publication string // whose columns are read: what is not streamed would grow old
 	Logger      *slog.Logger
 	// Changed is called when a table turns out to have changed since it was last read.
 	Changed func()
+	// Patience is how long a page waits for a replica. Default: 2 s.
+	Patience time.Duration
 }
 
 // Reader reads pages. It is safe for concurrent use.
 type Reader struct {
 	cfg    Config
-	fenced atomic.Uint64 // the fence that was last seen passed
+	fenced atomic.Uint64 // the fence that was last seen passed, on the primary
+	unfit  atomic.Bool   // the replica was of no use to the last page
 
 	mu    sync.Mutex
 	plans map[string]*plan
 }
 
-// plan is how a table is read. It is immutable.
-type plan struct {
-	shape   string   // as the log had it
-	all     []string // every column, as select * returns them
-	allOIDs []uint32
-	rel     *pgoutput.Rel // the columns that are streamed
-	take    []int         // their places in all
-	key     []int         // places of the key columns in rel
-	owner   int           // place of the owner column in rel
-	types   *value.Types
-	first   string // SQL of the first page: $1 owner, $2 limit
-	next    string // of a later one: $3… the last key
-}
-
-// ErrFenced: transactions that began before the epoch are still open; a snapshot taken now could miss
-// what they will commit (A4). Try again later.
-var ErrFenced = errors.New("snapshot: older transactions are still open")
-
-// ErrUnknown: the log does not know the table as it is. It may never do so, if that is undone in time, and a
-// device would keep what no change tells of (I5). Try again soon.
-var ErrUnknown = errors.New("snapshot: the log does not know the table as it is")
-
 // Standing is what the log says at the time of a page.
 type Standing struct {
-	Fence uint64 // its SnapshotFence
-	Shape string // the table's shape, encoded; "" if it has none
+	Past  change.LSN // where the snapshot stands: commits up to this one are to be visible
+	Fence uint64     // the log's SnapshotFence
+	Shape string     // the table's shape, encoded; "" if it has none
+
+	// Whose WAL the log is made from.
+	SystemID string
+	Timeline int32
+	Database string
 }
 
 // Row is one row, as the feed would send it.
@@ -90,16 +65,49 @@ type Page struct {
 	Floor change.LSN // how far the WAL went when the page was read
 }
 
+// What a page fails with. Try again later: ErrFenced, ErrUnknown, ErrBehind.
+var (
+	// ErrFenced: transactions that began before the epoch are still open; a snapshot taken now could miss
+	// what they will commit (A4).
+	ErrFenced = errors.New("snapshot: older transactions are still open")
+	// ErrUnknown: the log does not know the table as it is. It may never do so, if that is undone in time, and a
+	// device would keep what no change tells of (I5).
+	ErrUnknown = errors.New("snapshot: the log does not know the table as it is")
+	// ErrBehind: the replica lacks what the log holds, and did not replay it in time; or receives nothing, so that
+	// it can't be told whose replica it is; or its replay got into the way of the page time and again.
+	ErrBehind = errors.New("snapshot: the replica is behind")
+	// ErrForeign: the rows' database is no copy of the source as the log knows it.
+	ErrForeign = errors.New("snapshot: source.snapshot_dsn names no replica of the source")
+	// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which, or one
+	// that is denied. Nothing of it can be anybody's, until that is mended; the feed resets it then.
+	ErrUnreadable = errors.New("snapshot: the table can't be read")
+	// ErrNoSuchPlace: the key to go on after is no possible key of the table, whose type has changed. The
+	// snapshot must begin anew.
+	ErrNoSuchPlace = errors.New("snapshot: the table has no such key any more")
+	// ErrNoSuchOwner: the user is no possible value of the owner column. Nothing can be theirs.
+	ErrNoSuchOwner = errors.New("snapshot: the user can own no row of this table")
+)
+
 // New returns a reader.
 func New(cfg Config) (*Reader, error) {
 	if cfg.Pool == nil || cfg.Routing == nil || cfg.Publication == "" || cfg.Logger == nil {
 		return nil, errors.New("snapshot: a field of Config is missing")
 	}
+	if cfg.Primary == nil {
+		cfg.Primary = cfg.Pool
+	}
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
 	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = 2 * time.Second
+	}
 	return &Reader{cfg: cfg, plans: make(map[string]*plan)}, nil
 }
+
+// tries is how often a page is read that a replica's replay cancels, as it may at any time, or whose connection
+// turns out to have ended.
+const tries = 3
 
 // Page reads the rows of table that user owns, after the key given as text (nil: from the start): at
 // most maxRows, and stopping after the row that passes maxBytes.
@@ -108,20 +116,77 @@ func (r *Reader) Page(ctx context.Context, table, user string, after []string, l
 	if !ok {
 		return Page{}, fmt.Errorf("snapshot: table %q is not configured", table)
 	}
+	w := want{table: table, rule: rule, user: user, after: after, maxRows: maxRows, maxBytes: maxBytes}
+	for try := 1; ; try++ {
+		page, err := r.attempt(ctx, w, log)
+		if (conflicts(err) || errors.Is(err, errEnded)) && try < tries && ctx.Err() == nil {
+			continue
+		}
+		if conflicts(err) {
+			err = fmt.Errorf("%w: %w", ErrBehind, err)
+		}
+		r.tell(err)
+		return page, err
+	}
+}
+
+// tell logs when the replica is of no use any more, and when it is again.
+func (r *Reader) tell(err error) {
+	switch {
+	case errors.Is(err, ErrBehind), errors.Is(err, ErrForeign):
+		if !r.unfit.Swap(true) {
+			r.cfg.Logger.Warn("no rows are read for devices that start: the replica can't be used", "error", err, "hint", "run nudge check")
+		}
+	case err == nil && r.unfit.Swap(false):
+		r.cfg.Logger.Info("the replica can be used again")
+	}
+}
+
+// want is what a page is asked for.
+type want struct {
+	table             string
+	rule              route.Rule
+	user              string
+	after             []string
+	maxRows, maxBytes int
+}
+
+func (r *Reader) attempt(ctx context.Context, w want, log Standing) (Page, error) {
 	conn, err := r.cfg.Pool.Acquire(ctx)
 	if err != nil {
 		return Page{}, fmt.Errorf("snapshot: %w", err)
 	}
 	defer conn.Release()
-	if err := r.passFence(ctx, conn.Conn(), log.Fence); err != nil {
+	page, err := r.pageOn(ctx, conn.Conn(), w, log)
+	if err != nil && conn.Conn().IsClosed() {
+		err = fmt.Errorf("%w: %w", errEnded, err)
+	}
+	return page, err
+}
+
+// errEnded: the connection ended before the page was complete: the server was restarted, say.
+var errEnded = errors.New("snapshot: the connection has ended")
+
+func (r *Reader) pageOn(ctx context.Context, conn *pgx.Conn, w want, log Standing) (Page, error) {
+	if err := r.before(ctx, conn, log); err != nil {
 		return Page{}, err
 	}
+	page, err := r.planned(ctx, conn, w, log.Shape)
+	if err != nil {
+		return Page{}, err
+	}
+	page.Floor, err = r.behind(ctx, conn, log)
+	return page, err
+}
+
+// planned reads the page by a plan that fits the table as it is.
+func (r *Reader) planned(ctx context.Context, conn *pgx.Conn, w want, shape string) (Page, error) {
 	for fresh := false; ; fresh = true {
-		p, err := r.plan(ctx, conn.Conn(), table, log.Shape, rule, fresh)
+		p, err := r.plan(ctx, conn, w.table, shape, w.rule, fresh)
 		if err != nil {
 			return Page{}, err
 		}
-		page, err := r.read(ctx, conn.Conn(), p, rule, user, after, maxRows, maxBytes)
+		page, err := r.read(ctx, conn, p, w)
 		if !errors.Is(err, errStale) {
 			return page, err
 		}
@@ -132,298 +197,5 @@ func (r *Reader) Page(ctx context.Context, table, user string, after []string, l
 	}
 }
 
-// passFence fails while a transaction below the fence is open.
-func (r *Reader) passFence(ctx context.Context, conn *pgx.Conn, fence uint64) error {
-	if fence == r.fenced.Load() {
-		return nil // a lower one may be of a database that went back: it must be seen passed too
-	}
-	var oldest int64
-	if err := conn.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`).Scan(&oldest); err != nil {
-		return fmt.Errorf("snapshot: read open transactions: %w", err)
-	}
-	if uint64(oldest) < fence {
-		return ErrFenced
-	}
-	r.fenced.Store(fence)
-	return nil
-}
-
-// errStale: the table does not have the columns of the plan any more.
-var errStale = errors.New("snapshot: the table has changed")
-
-// plan returns how to read a table, from the catalog if it is not known, the log has come to know another
-// shape of it (a type may read differently, which no column shows), or a fresh one is asked for.
-func (r *Reader) plan(ctx context.Context, conn *pgx.Conn, table, shape string, rule route.Rule, fresh bool) (*plan, error) {
-	r.mu.Lock()
-	p := r.plans[table]
-	r.mu.Unlock()
-	if p != nil && p.shape == shape && !fresh {
-		return p, nil
-	}
-	// All of it from one state of the catalog.
-	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		p, err = r.newPlan(ctx, tx, table, shape, rule)
-		return err
-	})
-	if err != nil {
-		if errors.Is(err, ErrUnknown) {
-			r.cfg.Changed()
-		}
-		return nil, err
-	}
-	r.mu.Lock()
-	r.plans[table] = p
-	r.mu.Unlock()
-	return p, nil
-}
-
-// newPlan reads the catalog. It fails if the log does not know what it finds, which it says first.
-func (r *Reader) newPlan(ctx context.Context, tx pgx.Tx, table, shape string, rule route.Rule) (*plan, error) {
-	seen, err := route.Look(ctx, tx, r.cfg.Publication, []string{table})
-	if err != nil {
-		return nil, err
-	}
-	var known route.Shape
-	if shape != "" {
-		if known, err = route.DecodeShape(shape); err != nil {
-			return nil, err
-		}
-	}
-	if !seen[table].Shape.ReadsAs(&known) {
-		return nil, fmt.Errorf("%w: %s", ErrUnknown, table)
-	}
-	catalog, err := route.Catalog(ctx, tx, []string{table})
-	if err != nil {
-		return nil, err
-	}
-	t, ok := catalog[table]
-	if !ok {
-		return nil, fmt.Errorf("%w: table %s does not exist", ErrUnreadable, table)
-	}
-	streamed, err := route.StreamedColumns(ctx, tx, r.cfg.Publication, table)
-	if err != nil {
-		return nil, err
-	}
-	p, err := planOf(t, streamed, rule)
-	if err != nil {
-		return nil, err
-	}
-	p.shape = shape
-	oids := make([]uint32, len(p.rel.Columns))
-	for i, c := range p.rel.Columns {
-		oids[i] = c.Type
-	}
-	p.types, err = value.Load(ctx, tx, oids)
-	return p, err
-}
-
-func planOf(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, error) {
-	p := &plan{rel: &pgoutput.Rel{ID: t.OID, Schema: t.Schema, Name: t.Name}, owner: -1}
-	for i, c := range t.Columns {
-		p.all, p.allOIDs = append(p.all, c.Name), append(p.allOIDs, c.BaseType)
-		if !slices.Contains(streamed, c.Name) {
-			continue // it would never change again (P16)
-		}
-		if c.Name == rule.Owner {
-			p.owner = len(p.take)
-		}
-		p.take = append(p.take, i)
-		p.rel.Columns = append(p.rel.Columns, pgoutput.Column{Name: c.Name, Type: c.Type})
-	}
-	if p.owner < 0 {
-		return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), rule.Owner)
-	}
-	for _, name := range rule.Deny {
-		if _, ok := t.Column(name); !ok { // it may be there under another name (I10)
-			return nil, fmt.Errorf("%w: %s has no column %q, which is denied", ErrUnreadable, t.QualifiedName(), name)
-		}
-	}
-	if !slices.Equal(t.PrimaryKey, rule.Key) {
-		return nil, fmt.Errorf("%w: %s has the primary key %q and was configured with %q: restart every node", ErrUnreadable, t.QualifiedName(), t.PrimaryKey, rule.Key)
-	}
-	var key, params []string
-	for i, k := range rule.Key {
-		at := -1
-		for j, c := range p.rel.Columns {
-			if c.Name == k {
-				at = j
-			}
-		}
-		if at < 0 {
-			return nil, fmt.Errorf("%w: %s has no column %q", ErrUnreadable, t.QualifiedName(), k)
-		}
-		p.key = append(p.key, at)
-		key = append(key, pgx.Identifier{k}.Sanitize())
-		params = append(params, fmt.Sprintf("$%d", i+3))
-	}
-	only := "" // of a plain table: what inherits from it streams under its own name
-	if t.Kind == 'r' {
-		only = "only "
-	}
-	from := fmt.Sprintf("select * from %s%s where %s = $1", only, pgx.Identifier{t.Schema, t.Name}.Sanitize(), pgx.Identifier{rule.Owner}.Sanitize())
-	order := " order by " + strings.Join(key, ", ") + " limit $2::bigint"
-	p.first = from + order
-	p.next = from + " and (" + strings.Join(key, ", ") + ") > (" + strings.Join(params, ", ") + ")" + order
-	return p, nil
-}
-
-// read runs the page's query in text format, which prints what pgoutput prints (P18), and notes the WAL's
-// end behind it.
-func (r *Reader) read(ctx context.Context, conn *pgx.Conn, p *plan, rule route.Rule, user string, after []string, maxRows, maxBytes int) (Page, error) {
-	table, err := route.NewTable(p.rel, rule, p.types, value.Options{WideNumbersAsStrings: r.cfg.Routing.WideNumbersAsStrings})
-	if err != nil {
-		return Page{}, err
-	}
-	sql, params := p.first, [][]byte{[]byte(user), fmt.Append(nil, maxRows+1)}
-	if after != nil {
-		if len(after) != len(p.key) {
-			return Page{}, ErrNoSuchPlace
-		}
-		sql = p.next
-		for _, k := range after {
-			params = append(params, []byte(k))
-		}
-	}
-	var page Page
-	size, read := 0, 0
-	row := make([]pgoutput.Value, len(p.take))
-	rr := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil)
-	stale := !p.matches(rr.FieldDescriptions())
-	page.Done = true
-	for rr.NextRow() {
-		if stale || !page.Done {
-			continue // drains what is left
-		}
-		if read == maxRows || size > maxBytes {
-			page.Done = false
-			continue
-		}
-		read++
-		for i, at := range p.take {
-			if v := rr.Values()[at]; v == nil {
-				row[i] = pgoutput.Value{Kind: pgoutput.Null}
-			} else {
-				row[i] = pgoutput.Value{Kind: pgoutput.Text, Text: v}
-			}
-		}
-		page.Last = page.Last[:0]
-		for _, k := range p.key {
-			page.Last = append(page.Last, string(row[k].Text))
-		}
-		if string(row[p.owner].Text) != user {
-			continue // "007" is the same number as "7", and not the same user (I10)
-		}
-		out := Row{Key: table.Key(row), Row: table.Row(row)}
-		size += len(out.Key) + len(out.Row)
-		page.Rows = append(page.Rows, out)
-	}
-	if _, err := rr.Close(); err != nil {
-		return Page{}, p.readError(ctx, conn, params, err)
-	}
-	if stale {
-		return Page{}, errStale
-	}
-	if page.Done {
-		page.Last = nil
-	}
-	page.Floor, err = r.flushed(ctx, conn)
-	return page, err
-}
-
-// matches reports whether a result has the columns that the plan was made for.
-func (p *plan) matches(fields []pgconn.FieldDescription) bool {
-	if len(fields) != len(p.all) {
-		return len(fields) == 0 // an error comes instead of rows
-	}
-	for i, f := range fields {
-		if f.TableOID != p.rel.ID || f.Name != p.all[i] || f.DataTypeOID != p.allOIDs[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// readError tells a user that can't own anything, a place that is none any more, and a table that has
-// changed from a real failure. params are those of the page's query.
-func (p *plan) readError(ctx context.Context, conn *pgx.Conn, params [][]byte, err error) error {
-	// Where nothing is read, only the parameters can be at fault.
-	wrong := func(sql string, params ...[]byte) bool {
-		params[1] = []byte("0")
-		_, err := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Close()
-		return noValue(err)
-	}
-	switch {
-	case noValue(err) && wrong(p.first, params[0], nil):
-		return ErrNoSuchOwner
-	case noValue(err) && len(params) > 2 && wrong(p.next, params...):
-		return ErrNoSuchPlace
-	case hasCode(err, "42703", "42P01", "42883"):
-		return errStale
-	}
-	return fmt.Errorf("snapshot: read page: %w", err)
-}
-
-// noValue reports whether a text was no value of its type.
-func noValue(err error) bool { return hasCode(err, "22P02", "22003", "22007", "22008") }
-
-func hasCode(err error, codes ...string) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && slices.Contains(codes, pgErr.Code)
-}
-
-// ErrUnreadable: the table does not exist, or lacks the columns that say whose its rows are and which, or one that
-// is denied. Nothing of it can be anybody's, until that is mended; the feed resets it then.
-var ErrUnreadable = errors.New("snapshot: the table can't be read")
-
-// ErrNoSuchPlace: the key to go on after is no possible key of the table, whose type has changed. The
-// snapshot must begin anew.
-var ErrNoSuchPlace = errors.New("snapshot: the table has no such key any more")
-
-// ErrNoSuchOwner: the user is no possible value of the owner column. Nothing can be theirs.
-var ErrNoSuchOwner = errors.New("snapshot: the user can own no row of this table")
-
-// flushed returns how far the WAL goes and waits until it is flushed up to there: what the page showed
-// can then no longer be lost. A commit, of a heartbeat, flushes all that was written before it.
-func (r *Reader) flushed(ctx context.Context, conn *pgx.Conn) (change.LSN, error) {
-	var inserted, flushed string
-	err := conn.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text`).Scan(&inserted, &flushed)
-	if err != nil {
-		return 0, fmt.Errorf("snapshot: read WAL position: %w", err)
-	}
-	floor, err := change.ParseLSN(inserted)
-	if err != nil {
-		return 0, err
-	}
-	safe, err := change.ParseLSN(flushed)
-	if err != nil {
-		return 0, err
-	}
-	if safe < floor {
-		if err := beat(ctx, conn); err != nil {
-			return 0, err
-		}
-	}
-	return floor, nil
-}
-
-// Beat moves the log: its position will pass whatever the WAL holds now.
-func (r *Reader) Beat(ctx context.Context) error {
-	conn, err := r.cfg.Pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("snapshot: heartbeat: %w", err)
-	}
-	defer conn.Release()
-	return beat(ctx, conn.Conn())
-}
-
-func beat(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	_, err := conn.Exec(ctx, `
-with durable as (select set_config('synchronous_commit', 'local', true))
-select pg_logical_emit_message(true, $1, '') from durable`, changelog.HeartbeatPrefix)
-	if err != nil {
-		return fmt.Errorf("snapshot: heartbeat: %w", err)
-	}
-	return nil
-}
+// conflicts reports whether a standby's replay cancelled a statement, or ended its connection.
+func conflicts(err error) bool { return hasCode(err, "40001", "40P01") }

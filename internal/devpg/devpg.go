@@ -97,6 +97,9 @@ func (c *Cluster) DSN(database string) string {
 // Port is the one on 127.0.0.1; it stays the same over Restart.
 func (c *Cluster) Port() int { return c.port }
 
+// Dir holds the cluster.
+func (c *Cluster) Dir() string { return c.root }
+
 // Bin is the directory of the binaries that the cluster runs from: psql, pg_dump and the like.
 func (c *Cluster) Bin() string { return c.bin }
 

@@ -81,6 +81,7 @@ func (f Finding) Wrong() bool { return !f.OK && !f.Advice }
 // Codes of findings.
 const (
 	CodeConnect           = "check_connect"
+	CodeReplica           = "check_replica"
 	CodeWALLevel          = "check_wal_level"
 	CodeMaxSlots          = "check_max_slots"
 	CodeMaxSenders        = "check_max_wal_senders"

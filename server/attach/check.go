@@ -32,7 +32,7 @@ func Check(ctx context.Context, dsns DSNs, spec Spec) []Finding {
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	out := []Finding{{OK: true, Code: CodeConnect, Subject: "source.dsn", Message: "connected as " + spec.Feed.Name}}
 	if dsns.Snapshot != dsns.Source {
-		out = append(out, checkConnect(ctx, "source.snapshot_dsn", dsns.Snapshot, spec.Snapshot.Name))
+		out = append(out, checkRows(ctx, conn, dsns.Snapshot, spec)...)
 	}
 	st, err := inspect(ctx, conn, spec)
 	if err != nil {
@@ -47,15 +47,6 @@ func Check(ctx context.Context, dsns DSNs, spec Spec) []Finding {
 		out = append(out, checkLog(ctx, dsns.Log), st.checkEncoding(ctx, dsns.Log))
 	}
 	return append(out, st.advice(spec)...)
-}
-
-func checkConnect(ctx context.Context, key, dsn, role string) Finding {
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return connectFinding(key, role, err)
-	}
-	_ = conn.Close(ctx)
-	return Finding{OK: true, Code: CodeConnect, Subject: key, Message: "connected as " + role}
 }
 
 func connectFinding(key, role string, err error) Finding {

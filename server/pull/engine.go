@@ -265,6 +265,8 @@ func (e *Engine) problem(ctx context.Context, err error) error {
 	case errors.Is(err, tail.ErrNotReady), errors.Is(err, changelog.ErrNoEpoch), errors.Is(err, snapshot.ErrFenced),
 		errors.Is(err, snapshot.ErrUnknown):
 		return wire.NewProblem(wire.Starting, "").After(time.Second)
+	case errors.Is(err, snapshot.ErrBehind):
+		return wire.NewProblem(wire.Overloaded, "the replica that rows are read from is behind").After(2 * time.Second)
 	}
 	e.cfg.Logger.Error("pull failed", "error", err)
 	return wire.NewProblem(wire.DatabaseAway, "").After(2 * time.Second)

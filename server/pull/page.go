@@ -255,7 +255,10 @@ func (p *page) snapshot(ctx context.Context, c *cursor) error {
 			return nil
 		}
 		table := tables[s.index]
-		log := snapshot.Standing{Fence: state.SnapshotFence, Shape: state.Relations[table]}
+		log := snapshot.Standing{
+			Past: c.pos.LSN, Fence: state.SnapshotFence, Shape: state.Relations[table],
+			SystemID: state.SystemID, Timeline: state.Timeline, Database: state.Database,
+		}
 		rows, err := e.cfg.Rows.Page(ctx, table, p.user, s.after, log, p.rows, p.bytes)
 		switch {
 		case errors.Is(err, snapshot.ErrNoSuchOwner):

@@ -79,18 +79,27 @@ var propertyTables = []string{"public.docs", "public.ledger", "public.notes", "p
 // log and snapshots all serve, with pages of a few rows. Whenever a device hears has_more: false its rows
 // are those of one commit (I5), none is another user's or has what is denied (I10), and at the end they are the table's (I4).
 func TestPropertyEveryDeviceStandsOnACommit(t *testing.T) {
+	properties(t, func(t *testing.T) *rig { return newRig(t, propertySchema, propertyTables...) })
+}
+
+// The same where snapshots are read on a replica, whose replay stops and goes on.
+func TestPropertyEveryDeviceStandsOnACommitReplica(t *testing.T) {
+	properties(t, func(t *testing.T) *rig { return newReplicaRig(t, propertySchema, propertyTables...) })
+}
+
+func properties(t *testing.T, newRig func(*testing.T) *rig) {
 	rounds, length := 1, 10*time.Second
 	if os.Getenv("NUDGE_LONG") != "" {
 		rounds, length = 10, 30*time.Second
 	}
 	for range rounds {
 		seed := rand.Uint64()
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { property(t, seed, length) })
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { property(newRig(t), seed, length) })
 	}
 }
 
-func property(t *testing.T, seed uint64, length time.Duration) {
-	r := newRig(t, propertySchema, propertyTables...)
+func property(r *rig, seed uint64, length time.Duration) {
+	t := r.t
 	w := &world{rig: r, sources: map[string]int{}, ops: map[string]int{}}
 	r.stop()
 	r.tailBytes, r.patience = 48<<10, 100*time.Millisecond
@@ -337,8 +346,12 @@ func (w *world) trouble(over context.Context, random *rand.Rand) {
 		}
 		return true
 	}
+	kinds := []string{"trim", "trim", "fail", "fail", "fail", "restart", "hang", "hang", "hang", "lose slot", "configure", "configure", "configure"}
+	if r.replica != nil {
+		kinds = append(kinds, "lag", "lag", "lag", "lag")
+	}
 	for pass(&w.commits, 10+random.Int64N(40)) && !r.t.Failed() {
-		what := []string{"trim", "trim", "fail", "fail", "fail", "restart", "hang", "hang", "hang", "lose slot", "configure", "configure", "configure"}[random.IntN(13)]
+		what := kinds[random.IntN(len(kinds))]
 		if what == "fail" && failures == 2 {
 			what = "restart" // the pause after a failure has grown long
 		}
@@ -364,6 +377,10 @@ func (w *world) trouble(over context.Context, random *rand.Rand) {
 			w.standby("'nobody'")
 			pass(&w.pulls, 30+random.Int64N(100))
 			w.standby("default")
+		case "lag":
+			w.replay("pause")
+			pass(&w.pulls, 30+random.Int64N(100))
+			w.replay("resume")
 		}
 	}
 }

@@ -47,6 +47,7 @@ type rig struct {
 	dsn     string
 	db      *pgxpool.Pool
 	log     *changelog.Log
+	replica *pgxpool.Pool // where snapshots are read; nil: db
 	tail    *tail.Tail
 	engine  *pull.Engine
 	routing *route.Config
@@ -55,6 +56,7 @@ type rig struct {
 	watchEvery time.Duration // of the next start; 0: the feed's
 	tailBytes  int64         // of the next start; 0: 1 MiB
 	patience   time.Duration // likewise; 0: the engine's
+	pageRows   int           // likewise; 0: 7
 	lose       func() bool   // whether the bus loses the next frame; nil: never
 }
 
@@ -115,7 +117,8 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	}
 	var feed *changefeed.Feed
 	rows, err := snapshot.New(snapshot.Config{
-		Pool: r.db, Routing: r.routing, Publication: "nudge", Logger: testLogger(), Changed: func() { feed.Look() },
+		Pool: cmp.Or(r.replica, r.db), Primary: r.db, Routing: r.routing, Publication: "nudge", Logger: testLogger(), Patience: r.patience,
+		Changed: func() { feed.Look() },
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -125,7 +128,7 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 		r.t.Fatal(err)
 	}
 	r.engine, err = pull.New(pull.Config{
-		Tail: r.tail, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: r.patience,
+		Tail: r.tail, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: cmp.Or(r.pageRows, 7), Patience: r.patience,
 	})
 	if err != nil {
 		r.t.Fatal(err)
