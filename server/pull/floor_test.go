@@ -73,7 +73,7 @@ func (r *rig) deafNode() *pull.Engine {
 		r.t.Fatal(err)
 	}
 	e, err := pull.New(pull.Config{
-		Tail: node, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: 50 * time.Millisecond,
+		Tail: node, Log: r.log, Rows: rows, Queue: r.queue, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: 50 * time.Millisecond,
 	})
 	if err != nil {
 		r.t.Fatal(err)
