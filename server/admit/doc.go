@@ -24,8 +24,8 @@
 // moving mean), or because no place has moved for that long. A refusal never waits for anything.
 //
 // A refusal says when to come back. The times are handed out like places in a line that stands outside: each is
-// one mean page later than the one before it, up to a minute. So who was refused comes back at the rate that can be
-// served.
+// later than the one before it, up to a minute, at four times the rate that was measured to be served. So those who
+// were refused come back spread out, and the places stay in use.
 //
 // # How
 //

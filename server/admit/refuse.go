@@ -22,6 +22,10 @@ const (
 	maxBack = time.Minute
 )
 
+// eager is how many are told to come back for each place that is expected to be free: what was measured in a storm is
+// slower than what comes behind it, and to refuse once more costs less than a place that nobody takes.
+const eager = 4
+
 // guess is how long a place is held, where it is not known yet.
 const guess = 10 * time.Millisecond
 
@@ -65,7 +69,7 @@ func (q *Queue) expected(class Class) time.Duration {
 	return wait
 }
 
-// refusal makes one, and gives its taker a time to come back: one page later than whoever was refused before.
+// refusal makes one, and gives its taker a time to come back: a share of a page later than whoever was refused before.
 func (q *Queue) refusal(class Class, why Reason, now time.Time) *Refusal {
 	q.metrics.refused.WithLabelValues(class.String(), string(why)).Inc()
 	if why == UserFull { // only the user's own pulls have to end first
@@ -76,7 +80,7 @@ func (q *Queue) refusal(class Class, why Reason, now time.Time) *Refusal {
 	if soonest := now.Add(minBack); at.Before(soonest) {
 		at = soonest
 	}
-	l.back = at.Add(time.Duration(float64(time.Second) / q.rate(class)))
+	l.back = at.Add(time.Duration(float64(time.Second) / (eager * q.rate(class))))
 	if latest := now.Add(maxBack); l.back.After(latest) {
 		l.back = latest
 	}

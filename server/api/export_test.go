@@ -1,5 +1,7 @@
 package api
 
+import "time"
+
 // Decode is the frame decoder, for fuzzing.
 var Decode = decode
 
@@ -18,4 +20,15 @@ func (a *API) Routes() map[string][]string {
 		}
 	}
 	return out
+}
+
+// PullRates bound how often devices pull, for tests.
+type PullRates struct{ *pullRates }
+
+// NewPullRates makes them, of pulls a second.
+func NewPullRates(device, user int) PullRates { return PullRates{newPullRates(device, user)} }
+
+// Allow counts a pull.
+func (r PullRates) Allow(user, device string, now time.Time) error {
+	return r.allow(deviceKey{user, device}, now)
 }

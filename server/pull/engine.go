@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nudgesync/nudge/changefeed/change"
@@ -60,6 +61,7 @@ type Engine struct {
 	tables []string // configured, in name order
 	hash   uint64
 	beats  *beats
+	start  atomic.Pointer[change.Position] // where the log was last seen to begin; nil: not seen
 }
 
 // New returns an engine.
@@ -234,6 +236,19 @@ func (e *Engine) Compare(ctx context.Context, user, text string) (Comparison, er
 		out.Fresh = e.seal.seal(user, c)
 	}
 	return out, nil
+}
+
+// learn notes where the log begins.
+func (e *Engine) learn(s *changelog.State) {
+	start := s.Start()
+	e.start.Store(&start)
+}
+
+// gone reports whether a position is known to be dropped from the log, which only ever loses more of an epoch. Then
+// a herd of expired cursors need not ask for it.
+func (e *Engine) gone(pos change.Position) bool {
+	start := e.start.Load()
+	return start != nil && start.Epoch == pos.Epoch && pos.Before(*start)
 }
 
 // Head is a position as the head of a nudge: a cursor that may be compared, not pulled from.

@@ -163,6 +163,9 @@ func (p *page) read(ctx context.Context, after change.Position) (_ []change.Chan
 	if !errors.Is(err, tail.ErrBefore) {
 		return nil, head, false, err
 	}
+	if e.gone(after) {
+		return nil, head, false, changelog.ErrGone
+	}
 	leave, err := p.enter(ctx, p.class)
 	if err != nil {
 		return nil, head, false, err
@@ -173,6 +176,7 @@ func (p *page) read(ctx context.Context, after change.Position) (_ []change.Chan
 		return nil, head, false, err
 	}
 	p.from("log")
+	e.learn(&l.State)
 	return l.Changes, l.State.Head(), l.More, e.routed(l.State.ConfigHash)
 }
 
@@ -259,6 +263,7 @@ func (p *page) snapshot(ctx context.Context, c *cursor) error {
 	if err != nil {
 		return err
 	}
+	e.learn(&state)
 	// A snapshot whose replay is bound to fail starts again at once (A20).
 	if why := lost(c.pos, &state); why != "" {
 		head, err := e.head()
