@@ -59,7 +59,9 @@ func TestI11StormOfExpiredCursors(t *testing.T) {
 	for i := range 8 {
 		execute(t, s.admin, fmt.Sprintf(`insert into intakes select %d + i, 9, repeat('x', 1000) from generate_series(1, 300) i`, 10_000*(i+1)))
 	}
-	fromLog := func() float64 { return metricsOf(t, strings.TrimPrefix(r.admin, "http://"))[`nudge_pulls_total{code="200",source="log"}`] }
+	fromLog := func() float64 {
+		return metricsOf(t, strings.TrimPrefix(r.admin, "http://"))[`nudge_pulls_total{code="200",source="log"}`]
+	}
 	for before := fromLog(); fromLog() == before; {
 		d := *behind
 		d.pullAll()

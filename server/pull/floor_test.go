@@ -1,6 +1,7 @@
 package pull_test
 
 import (
+	"cmp"
 	"context"
 	"testing"
 	"time"
@@ -45,9 +46,9 @@ func TestA05FloorOutlivesANode(t *testing.T) {
 }
 
 // deafNode is a second node that stands where the log is now and hears no frame.
-func (r *rig) deafNode() *pull.Engine {
+func (r *rig) deafNode(change ...func(*pull.Config)) *pull.Engine {
 	r.t.Helper()
-	node, err := tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: 1 << 20, Stale: time.Hour, Logger: testLogger()})
+	node, err := tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: cmp.Or(r.tailBytes, 1<<20), Stale: time.Hour, Logger: testLogger()})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -72,9 +73,13 @@ func (r *rig) deafNode() *pull.Engine {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	e, err := pull.New(pull.Config{
+	cfg := pull.Config{
 		Tail: node, Log: r.log, Rows: rows, Queue: r.queue, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: 50 * time.Millisecond,
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	e, err := pull.New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}
