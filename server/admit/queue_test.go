@@ -87,13 +87,14 @@ func (d *door) outside() int {
 	return len(d.out)
 }
 
-func (d *door) refused(name string, why admit.Reason) *admit.Refusal {
+// refused holds that somebody was refused for a reason, and returns when they may come back.
+func (d *door) refused(name string, why admit.Reason) time.Duration {
 	d.t.Helper()
 	var r *admit.Refusal
 	if !errors.As(d.error(name), &r) || r.Reason != why || r.After < time.Second {
 		d.t.Fatalf("%s: %v, want to be refused as %s", name, d.error(name), why)
 	}
-	return r
+	return r.After
 }
 
 // The more urgent class is served first, whoever came first; within a class it is who came first.
@@ -261,7 +262,7 @@ func TestFull(t *testing.T) {
 			name := fmt.Sprint(i)
 			d.come(t.Context(), name, admit.Snapshot, name)
 			want := min(time.Second+time.Duration(i)*25*time.Millisecond, time.Minute)
-			if got := d.refused(name, admit.Full).After; got != want {
+			if got := d.refused(name, admit.Full); got != want {
 				t.Fatalf("the %dth comes back after %v, want %v", i, got, want)
 			}
 		}
