@@ -1,6 +1,10 @@
 package api
 
-import "time"
+import (
+	"time"
+
+	"github.com/nudgesync/nudge/notify/hub"
+)
 
 // Decode is the frame decoder, for fuzzing.
 var Decode = decode
@@ -32,3 +36,15 @@ func NewPullRates(device, user int) PullRates { return PullRates{newPullRates(de
 func (r PullRates) Allow(user, device string, now time.Time) error {
 	return r.allow(deviceKey{user, device}, now)
 }
+
+// Herd knows how many pulls a node can serve, for tests.
+type Herd struct{ *herd }
+
+// NewHerd makes one that knows of no database.
+func NewHerd() Herd { return Herd{newHerd(nil)} }
+
+// Pulled notes a pull from memory.
+func (h Herd) Pulled(took time.Duration) { h.pulled(took) }
+
+// Within is what a session is told that hears with others.
+func (h Herd) Within(now time.Time, with hub.Crowd) time.Duration { return h.within(now, with) }

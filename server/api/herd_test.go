@@ -3,11 +3,13 @@ package api_test
 import (
 	"fmt"
 	"net/http"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/api"
 	"github.com/nudgesync/nudge/server/wire"
 )
@@ -83,6 +85,28 @@ func TestWithinAddsUp(t *testing.T) {
 			t.Errorf("afterwards: %d ms", ms)
 		}
 	})
+}
+
+// Pulls from memory are spread by what they were seen to cost, and within a minute.
+func TestWithinOfPullsFromMemory(t *testing.T) {
+	within := func(sessions int, cost time.Duration) time.Duration {
+		h := api.NewHerd()
+		for range 1000 {
+			h.Pulled(cost)
+		}
+		return h.Within(time.Now(), hub.Crowd{Sessions: sessions})
+	}
+	many := 10_000 * runtime.GOMAXPROCS(0)
+	cheap, dear := within(many, 0), within(many, 100*time.Microsecond)
+	if cheap < 900*time.Millisecond || cheap > 1100*time.Millisecond || dear < 19*cheap/10 || dear > 21*cheap/10 {
+		t.Errorf("%v, and %v where a pull costs twice as much", cheap, dear)
+	}
+	if d := within(many/20, 0); d != 0 {
+		t.Errorf("a few: %v", d)
+	}
+	if d := within(1000*many, 0); d != time.Minute {
+		t.Errorf("all the world: %v", d)
+	}
 }
 
 // A pull that waits is spread as a nudged device is, but not past its own time.
