@@ -25,6 +25,7 @@ type appender struct {
 	writer  *changelog.Writer
 	batches *batches
 	durable *atomic.Uint64 // LSN; what the session reports to the server
+	on      instance       // where the stream is
 	rollAt  time.Time      // the segment is not looked at before
 }
 

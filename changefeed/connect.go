@@ -41,8 +41,8 @@ type stream struct {
 	conn    *replConn
 	writer  *changelog.Writer
 	routing *route.Config // in force where the stream begins
-	version int           // of the server: 150018
-	key     []byte        // that messages about the schema are signed with
+	server  server
+	key     []byte // that messages about the schema are signed with
 }
 
 func (s *stream) close() { s.conn.close() }
@@ -87,13 +87,6 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err := f.checkEncoding(ctx, srv.encoding); err != nil {
 		return nil, err
 	}
-	pub, err := f.readPublication(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := pub.usable(f.cfg.Publication, f.cfg.Routing); err != nil {
-		return nil, err
-	}
 	conn, err := f.dial(ctx, srv)
 	if err != nil {
 		return nil, err
@@ -103,9 +96,19 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
+	if err := f.meet(ctx, conn, srv.on, sl.on); err != nil {
+		return nil, err
+	}
 	sys, err := pglogrepl.IdentifySystem(ctx, conn)
 	if err != nil {
 		return nil, fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
+	}
+	pub, err := f.readPublication(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := pub.usable(f.cfg.Publication, f.cfg.Routing); err != nil {
+		return nil, err
 	}
 	if err := f.takeOver(ctx, w); err != nil {
 		return nil, err
@@ -159,6 +162,9 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if sl, err = f.readSlot(ctx); err != nil {
 		return nil, err
 	}
+	if err := srv.on.same(sl.on); err != nil { // a slot that was made, or a configuration that was told, elsewhere
+		return nil, err
+	}
 	if sl.confirmed > state.Position {
 		return nil, errors.New("another feed made the slot anew meanwhile")
 	}
@@ -168,7 +174,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	}
 	f.cfg.Metrics.leader.Set(1)
 	f.cfg.Logger.Info("feed streams", "slot", f.cfg.Slot, "from", state.Head().String(), "timeline", sys.Timeline)
-	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing, version: srv.version, key: key}, nil
+	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing, server: srv, key: key}, nil
 }
 
 // takeOver clears the log of a feed that had the slot before.
@@ -213,6 +219,7 @@ func (f *Feed) dial(ctx context.Context, srv server) (*pgconn.PgConn, error) {
 type server struct {
 	version  int    // 150018
 	encoding string // of its text: UTF8
+	on       instance
 }
 
 // failoverSlots reports whether standbys can have copies of a slot (17+, P6).
@@ -222,7 +229,7 @@ func (f *Feed) readServer(ctx context.Context) (server, error) {
 	var s server
 	var standby bool
 	err := f.cfg.Source.QueryRow(ctx, `
-select current_setting('server_version_num')::int, current_setting('server_encoding'), pg_is_in_recovery()`).Scan(&s.version, &s.encoding, &standby)
+select current_setting('server_version_num')::int, current_setting('server_encoding'), pg_is_in_recovery(), `+instanceSQL).Scan(&s.version, &s.encoding, &standby, &s.on)
 	if err != nil {
 		return s, fmt.Errorf("read server: %w", err)
 	}

@@ -91,6 +91,7 @@ type Feed struct {
 	// Of Run and, while it streams, of tend.
 	holder holder // of the slot, while this feed waits for it
 	fence  fence
+	server instance // of the last replication connection
 }
 
 // pace is how fast a feed starts over, and looks around.
@@ -195,10 +196,10 @@ func (f *Feed) follow(ctx context.Context) (appended bool, err error) {
 	durable.Store(uint64(state.Position))
 	b := newBatches(f.cfg.MaxBatch)
 	release := make(chan struct{}, 1)
-	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable}
+	a := &appender{feed: f, writer: start.writer, batches: b, durable: &durable, on: start.server.on}
 	s := &session{
 		feed: f, conn: start.conn, batches: b, durable: &durable, routing: start.routing,
-		key: start.key, forgetful: start.version < 150000, shapes: decodeShapes(state.Relations),
+		key: start.key, forgetful: start.server.version < 150000, shapes: decodeShapes(state.Relations),
 		position: state.Position, epoch: state.Epoch,
 		serverEnd: state.Position, // connect has seen that the server is there
 		release:   release, released: state.Position,
@@ -216,7 +217,7 @@ func (f *Feed) follow(ctx context.Context) (appended bool, err error) {
 		fail(err)
 	})
 	others.Go(func() { fail(f.tend(ctx, b, release)) })
-	others.Go(func() { fail((&watcher{feed: f, key: start.key}).run(ctx)) })
+	others.Go(func() { fail((&watcher{feed: f, key: start.key, on: start.server.on}).run(ctx)) })
 	fail(s.run(ctx))
 	others.Wait()
 	b.discard()

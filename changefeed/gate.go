@@ -14,7 +14,7 @@ const gateSQL = `
 with s as (select pg_current_snapshot() as snap),
      m as (select snap, pg_snapshot_xmax(snap)::text::bigint as xmax from s)
 select coalesce(min(x.n) filter (where not pg_visible_in_snapshot(
-         ` + widenSQL + `::text::xid8, snap)), 0)
+         ` + widenSQL + `::text::xid8, snap)), 0), ` + instanceSQL + `
   from m, unnest($1::bigint[]) with ordinality x(id, n)`
 
 // visible returns how many of the leading transactions new snapshots on the primary can see (I6). A
@@ -32,7 +32,11 @@ func (a *appender) visible(ctx context.Context, txs []transaction) (int, error) 
 		return len(txs), nil
 	}
 	var first int
-	if err := a.feed.cfg.Source.QueryRow(ctx, gateSQL, xids).Scan(&first); err != nil {
+	var on instance
+	if err := a.feed.cfg.Source.QueryRow(ctx, gateSQL, xids).Scan(&first, &on); err != nil {
+		return 0, fmt.Errorf("visibility gate: %w", err)
+	}
+	if err := a.on.same(on); err != nil {
 		return 0, fmt.Errorf("visibility gate: %w", err)
 	}
 	if first == 0 {

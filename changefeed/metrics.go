@@ -27,6 +27,7 @@ type Metrics struct {
 	retained     prometheus.Gauge
 	oldestOpen   prometheus.Gauge
 	oldestReady  prometheus.Gauge
+	blind        prometheus.Gauge
 }
 
 // NewMetrics registers the feed's metrics.
@@ -51,18 +52,19 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		retained:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_slot_retained_bytes", Help: "WAL that the server keeps for the slot (from its restart_lsn on), as the leader last saw it."}),
 		oldestOpen:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_oldest_transaction_seconds", Help: "Age of the oldest writing transaction, which keeps WAL for the slot; those of other roles are seen with pg_read_all_stats only."}),
 		oldestReady:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_oldest_prepared_seconds", Help: "Age of the oldest prepared transaction, which keeps WAL for the slot."}),
+		blind:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "nudge_feed_blind_tables", Help: "Tables whose replica identity lacks owner or key (P11): each update and delete of one resets it for every device."}),
 	}
 	for _, reason := range []string{originMalformed, originUnsigned, originForged} {
 		m.origins.WithLabelValues(reason)
 	}
 	r.MustRegister(m.leader, m.failures, m.transactions, m.changes, m.malformed, m.epochs, m.gateWaits, m.appendTime, m.batchSize, m.unstored, m.position,
-		m.origins, m.spilled, m.spillFiles, m.spillBytes, m.spillDisk, m.retained, m.oldestOpen, m.oldestReady)
+		m.origins, m.spilled, m.spillFiles, m.spillBytes, m.spillDisk, m.retained, m.oldestOpen, m.oldestReady, m.blind)
 	return m
 }
 
 // follow clears what only a leader knows.
 func (m *Metrics) follow() {
-	for _, g := range []prometheus.Gauge{m.retained, m.oldestOpen, m.oldestReady, m.unstored} {
+	for _, g := range []prometheus.Gauge{m.retained, m.oldestOpen, m.oldestReady, m.unstored, m.blind} {
 		g.Set(0)
 	}
 }

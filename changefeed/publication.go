@@ -22,7 +22,8 @@ type publication struct {
 	Owner   uint32               `json:"owner"`   // OID
 	Tables  map[string]published `json:"tables"`  // the configured ones that exist
 
-	partial bool // some kind of change is not published
+	on      instance // where it was read
+	partial bool     // some kind of change is not published
 	viaRoot bool
 }
 
@@ -130,7 +131,7 @@ func (t *published) lacks(rule route.Rule) []string {
 // A row's xmin tells one version of it from the next.
 const publicationSQL = `
 select concat_ws(' ', oid, puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot), xmin::text, pubowner, not (pubinsert and pubupdate and pubdelete and pubtruncate), pubviaroot,
-       current_setting('server_version_num')::int
+       current_setting('server_version_num')::int, ` + instanceSQL + `
   from pg_publication where pubname = $1`
 
 // membersSQL asks for the configured tables, and by what each is published: by itself, by a table that it is a
@@ -165,7 +166,7 @@ const schemasSQL = `,
 func (f *Feed) readPublication(ctx context.Context) (publication, error) {
 	p := publication{Tables: map[string]published{}}
 	var version int
-	err := f.cfg.Source.QueryRow(ctx, publicationSQL, f.cfg.Publication).Scan(&p.ID, &p.Version, &p.Owner, &p.partial, &p.viaRoot, &version)
+	err := f.cfg.Source.QueryRow(ctx, publicationSQL, f.cfg.Publication).Scan(&p.ID, &p.Version, &p.Owner, &p.partial, &p.viaRoot, &version, &p.on)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, nil
 	}

@@ -35,7 +35,7 @@ func (s *session) relation(rel *pgoutput.Rel) {
 		if signature := route.Signature(rel); shape.Columns != signature {
 			s.tx.Reset(name, change.ReasonSchema)
 			if shape.OID != rel.ID { // of this one the stream says nothing more
-				shape.Places, shape.Parts, shape.Truncated = nil, nil, 0
+				shape.Places, shape.Key, shape.Parts, shape.Truncated = nil, nil, nil, 0
 			}
 			shape.OID, shape.Columns, shape.Unsent = rel.ID, signature, nil
 			s.note(name, shape)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,18 +17,20 @@ import (
 	"github.com/nudgesync/nudge/changefeed"
 	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/value"
+	"github.com/nudgesync/nudge/internal/devpg"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 	"github.com/nudgesync/nudge/migrations"
 )
 
 // wire leads to a database, and can go silent: bytes and ends of connections are swallowed, none closes.
 type wire struct {
-	to, dsn  string
+	dsn      string
 	listener net.Listener
 	wg       sync.WaitGroup
 	close    func()
 
 	mu    sync.Mutex
+	to    string  // where new lines lead
 	mute  [2]bool // what new lines are like: up (to the server), down
 	lines []*line
 }
@@ -72,7 +75,10 @@ func (w *wire) accept() {
 			return
 		}
 		var d net.Dialer
-		server, err := d.DialContext(context.Background(), "tcp", w.to)
+		w.mu.Lock()
+		to := w.to
+		w.mu.Unlock()
+		server, err := d.DialContext(context.Background(), "tcp", to)
 		if err != nil {
 			_ = client.Close()
 			continue
@@ -105,6 +111,13 @@ func (l *line) carry(direction int) {
 			return
 		}
 	}
+}
+
+// lead has new lines lead to another server, as a name does after a failover.
+func (w *wire) lead(c *devpg.Cluster) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.to = net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port()))
 }
 
 // silence mutes the lines there are, and new ones until heal. What is mute stays so.

@@ -2,7 +2,6 @@ package changefeed
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ const lookEvery = time.Second
 // slot is what the server says of our slot.
 type slot struct {
 	exists    bool
+	on        instance // where it was looked for
 	plugin    string
 	database  string
 	elsewhere bool // it is of another database
@@ -48,17 +48,13 @@ func (f *Feed) readSlot(ctx context.Context) (slot, error) {
 	var confirmed string
 	// invalidation_reason is of Postgres 17.
 	err := f.cfg.Source.QueryRow(ctx, `
-select coalesce(plugin::text, ''), coalesce(database::text, ''), database is distinct from current_database(), active, coalesce(active_pid, 0), coalesce(confirmed_flush_lsn, '0/0')::text,
+select s.slot_name is not null, `+instanceSQL+`, coalesce(plugin::text, ''), coalesce(database::text, ''), database is distinct from current_database(), coalesce(active, false), coalesce(active_pid, 0), coalesce(confirmed_flush_lsn, '0/0')::text,
        coalesce(wal_status, ''), coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
-  from pg_replication_slots s where slot_name = $1`, f.cfg.Slot).
-		Scan(&s.plugin, &s.database, &s.elsewhere, &s.active, &s.pid, &confirmed, &s.walStatus, &s.invalid)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return s, nil
-	}
+  from (select) here left join pg_replication_slots s on s.slot_name = $1`, f.cfg.Slot).
+		Scan(&s.exists, &s.on, &s.plugin, &s.database, &s.elsewhere, &s.active, &s.pid, &confirmed, &s.walStatus, &s.invalid)
 	if err != nil {
 		return s, fmt.Errorf("read slot: %w", err)
 	}
-	s.exists = true
 	s.confirmed, err = change.ParseLSN(confirmed)
 	return s, err
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,8 +25,10 @@ import (
 type watcher struct {
 	feed *Feed
 	key  []byte
+	on   instance // where the stream is
 
-	told change.LSN // where its last message stands; nothing is compared before the log has passed it
+	blind []string   // tables, as last seen
+	told  change.LSN // where its last message stands; nothing is compared before the log has passed it
 }
 
 // run looks until ctx ends, at once and then every Config.WatchEvery, or when it is asked to. Its error ends
@@ -64,7 +67,16 @@ func (w *watcher) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sights, err := f.changedTables(ctx, state.Relations)
+	if pub.ID != "" {
+		if err := w.on.same(pub.on); err != nil {
+			return err
+		}
+	}
+	err = w.lookAtIdentities(ctx)
+	var sights []route.Sight
+	if err == nil {
+		sights, err = f.changedTables(ctx, state.Relations)
+	}
 	if err == nil && len(sights) > 0 {
 		w.told, err = f.tell(ctx, w.key, sights, nil)
 	}
@@ -78,6 +90,31 @@ func (w *watcher) look(ctx context.Context) error {
 		return nil // what devices must hear of comes first: an error ends the stream
 	}
 	return f.judge(pub)
+}
+
+// lookAtIdentities says which tables have lost their replica identity, or have one again (P11). The session sees
+// that by itself, with the next change of the table. By then every change costs every device a reset, and
+// somebody could have mended it.
+func (w *watcher) lookAtIdentities(ctx context.Context) error {
+	f := w.feed
+	now, err := route.Blind(ctx, f.cfg.Source, f.cfg.Routing)
+	if err != nil {
+		return err
+	}
+	for _, name := range now {
+		if !slices.Contains(w.blind, name) {
+			f.cfg.Logger.Error("a table's replica identity, or that of a partition, does not say whose row is gone: every update and delete becomes a reset for every device until it is mended",
+				"table", name, "hint", "run nudge check")
+		}
+	}
+	for _, name := range w.blind {
+		if !slices.Contains(now, name) {
+			f.cfg.Logger.Info("a table's replica identity is mended", "table", name)
+		}
+	}
+	w.blind = now
+	f.cfg.Metrics.blind.Set(float64(len(now)))
+	return nil
 }
 
 // Look has the watcher compare the catalog with what is streamed now, not only at its next turn. It does

@@ -81,7 +81,7 @@ type node struct {
 // the public listener closes; the feed stops, then the bus and the tail, which depend on nothing but it;
 // the admin listener, so that the stop can be watched; last the database's pools.
 func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt serveOptions) (err error) {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: controlListener}
 	public, err := listen(ctx, &lc, "listen.public", cfg.Listen.Public)
 	if err != nil {
 		return err
@@ -207,7 +207,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		return nil, err
 	}
 	n.api, err = api.New(api.Config{
-		Engine: engine, Verifier: n.verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, Log: log,
+		Engine: engine, Verifier: n.verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, AdminHosts: cfg.Listen.AdminHosts, Log: log,
 		Ready: n.ready, Waiting: func() error { return n.feed.Waiting() },
 		Trim: n.trim, Revoke: n.revoke, Metrics: apiMetrics, Polling: pollOrder{n.db.upkeep},
 		StartOvers:     func() float64 { return queue.Rate(admit.Snapshot) },

@@ -15,7 +15,7 @@ import (
 
 func newRevokeCommand(a *app) *cobra.Command {
 	var rev auth.Revocation
-	var until string
+	var at, until string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "revoke --user U | --user U --device D | --jti J",
@@ -24,7 +24,8 @@ func newRevokeCommand(a *app) *cobra.Command {
 
 Of a user or a device it refuses the tokens that were issued up to now. Whoever signs in again later, by
 the tokens' iat, is let in: a user who must stay out is to be refused by your backend, too. A token by its
-jti is refused whenever it was issued.
+jti is refused whenever it was issued. An issuer whose clock runs ahead dates its tokens too late, by 30 s
+at most: to be sure of those too, add --at 30s, and whoever signs in before that has passed must do so again.
 
 It holds for good, or until --until: give the end of the longest-lived token that is meant, and the
 revocation is forgotten when nothing is left for it to refuse.
@@ -34,9 +35,10 @@ client says it is, which ends a lost phone's session, but not a thief's: revoke 
 		Example: "  nudge revoke --user 7\n  nudge revoke --user 7 --device tablet --until 720h\n  nudge revoke --jti 8f14e45f --until 2026-12-31T00:00:00Z",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			end, err := parseUntil(until)
-			if err == nil {
-				rev.Until = end
+			var err, errAt error
+			rev.Until, err = parseTime("--until", until)
+			rev.At, errAt = parseTime("--at", at)
+			if err = errors.Join(err, errAt); err == nil {
 				err = rev.Validate()
 			}
 			if err != nil {
@@ -65,13 +67,14 @@ client says it is, which ends a lost phone's session, but not a thief's: revoke 
 	cmd.Flags().StringVar(&rev.User, "user", "", "the user's id")
 	cmd.Flags().StringVar(&rev.Device, "device", "", "this device of the user alone")
 	cmd.Flags().StringVar(&rev.JTI, "jti", "", "one token, by its jti")
+	cmd.Flags().StringVar(&at, "at", "", "refuse what was issued up to then: a time (RFC 3339) or a duration from now (default: now)")
 	cmd.Flags().StringVar(&until, "until", "", "when it ends: a time (RFC 3339) or a duration from now (default: never)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the revocation's number and time as JSON")
 	return cmd
 }
 
-// parseUntil reads a time or a duration; "" is the zero time.
-func parseUntil(s string) (time.Time, error) {
+// parseTime reads a flag's time or duration; "" is the zero time.
+func parseTime(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -80,7 +83,7 @@ func parseUntil(s string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("--until %q: want a time such as 2026-12-31T00:00:00Z, or a duration such as 720h", s)
+		return time.Time{}, fmt.Errorf("%s %q: want a time such as 2026-12-31T00:00:00Z, or a duration such as 720h", flag, s)
 	}
 	return t, nil
 }

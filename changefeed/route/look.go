@@ -30,7 +30,7 @@ func Look(ctx context.Context, q Querier, publication string, names []string) (m
 		var oids, parts, attached, files, writers []uint32
 		var modifiers []int32
 		err := rows.Scan(&s.Table, &rel.ID, &s.Shape.Member, &columns, &oids, &modifiers, &s.Shape.Places, &s.Shape.Unsent,
-			&parts, &attached, &files, &writers, &s.Shape.Uneven)
+			&parts, &attached, &files, &writers, &s.Shape.Uneven, &s.Shape.Key)
 		if err != nil {
 			return nil, fmt.Errorf("look at the tables: %w", err)
 		}
@@ -131,7 +131,7 @@ with recursive tables as (
       from part join pg_inherits i on i.inhparent = part.oid
 )
 select t.name, t.oid, coalesce(r.oid, case when p.puballtables then p.oid end, 0),
-       a.names, a.types, a.modifiers, a.places, u.names, x.oids, x.attached, x.files, x.writers, x.uneven
+       a.names, a.types, a.modifiers, a.places, u.names, x.oids, x.attached, x.files, x.writers, x.uneven, k.names
   from tables t
   left join pg_publication p on p.pubname = $1
   left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = t.oid
@@ -156,4 +156,10 @@ select t.name, t.oid, coalesce(r.oid, case when p.puballtables then p.oid end, 0
               coalesce(bool_or(c.relkind = 'r' and c.relreplident <> t.relreplident), false) as uneven
          from (select oid, attached from part where root = t.oid
                union all select t.oid, '0'::xid where t.relkind = 'r') p
-         join pg_class c on c.oid = p.oid) x`
+         join pg_class c on c.oid = p.oid) x
+ cross join lateral (
+       select coalesce(array_agg(a.attname::text order by k.ord), '{}') as names
+         from pg_index i
+        cross join lateral unnest(i.indkey::int2[]) with ordinality k(attnum, ord)
+         join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+        where i.indrelid = t.oid and i.indisprimary and k.ord <= i.indnkeyatts) k`

@@ -19,6 +19,9 @@ type Shape struct {
 	// its name has another one. The stream does not have them.
 	Places []int16      `json:"places,omitempty"`
 	Types  *value.Types `json:"types,omitempty"` // of the columns that are not built in; nil: there are none
+	// Key are the primary key's columns, in key order, empty if it has none; nil: nobody has looked. The stream
+	// does not have it.
+	Key []string `json:"key,omitzero"`
 	// Unsent are the columns that the table has and the stream does not: generated ones, or not in the publication's
 	// list.
 	Unsent []string `json:"unsent,omitempty"`
@@ -61,13 +64,17 @@ func DecodeShape(text string) (Shape, error) {
 }
 
 // Table compiles a rule for a relation of this shape. ErrUnknownType: the relation is newer than the shape. A column
-// that is denied and nowhere is ErrShape: it may be there under another name (I10).
+// that is denied and nowhere is ErrShape: it may be there under another name (I10). So is another primary key
+// than the rule's: by the rule's, two rows may be the same.
 func (s *Shape) Table(rel *pgoutput.Rel, rule Rule, opt value.Options) (*Table, error) {
 	for _, name := range rule.Deny {
 		sent := slices.ContainsFunc(rel.Columns, func(c pgoutput.Column) bool { return c.Name == name })
 		if !sent && !slices.Contains(s.Unsent, name) {
 			return nil, fmt.Errorf("%w: %s.%s has no column %q, which is denied", ErrShape, rel.Schema, rel.Name, name)
 		}
+	}
+	if s.Key != nil && !slices.Equal(s.Key, rule.Key) {
+		return nil, fmt.Errorf("%w: %s.%s has the primary key %q and was configured with %q: restart every node", ErrShape, rel.Schema, rel.Name, s.Key, rule.Key)
 	}
 	for _, c := range rel.Columns {
 		if !s.types().Known(c.Type) {
@@ -90,9 +97,9 @@ func (s *Shape) types() *value.Types {
 }
 
 // ReadsAs reports whether rows of a table of this shape are the same JSON as under other, from the same columns of
-// the same table.
+// the same table, and told apart by the same key.
 func (s *Shape) ReadsAs(other *Shape) bool {
-	return s.OID == other.OID && s.Columns == other.Columns && slices.Equal(s.Unsent, other.Unsent) &&
+	return s.OID == other.OID && s.Columns == other.Columns && slices.Equal(s.Unsent, other.Unsent) && slices.Equal(s.Key, other.Key) &&
 		s.types().Extends(other.types()) && other.types().Extends(s.types())
 }
 
@@ -122,6 +129,8 @@ func (s *Sight) News(old *Shape, rule Rule) string {
 		return "its columns changed"
 	case slices.ContainsFunc(rule.Deny, func(c string) bool { return slices.Contains(is.Unsent, c) != slices.Contains(old.Unsent, c) }):
 		return "a denied column came or went"
+	case is.Key != nil && !slices.Equal(is.Key, old.keyOr(rule.Key)):
+		return "its primary key is another one"
 	case replaced(old.Places, is.Places):
 		return "one of its columns was replaced"
 	case !is.types().Extends(old.types()):
@@ -142,6 +151,14 @@ func (s *Sight) News(old *Shape, rule Rule) string {
 		}
 	}
 	return ""
+}
+
+// keyOr is the primary key, or what it is taken for if nobody has looked.
+func (s *Shape) keyOr(taken []string) []string {
+	if s.Key == nil {
+		return taken
+	}
+	return s.Key
 }
 
 // replaced reports whether a column may be another one than it was, where all have the names and types that are

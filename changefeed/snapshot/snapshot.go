@@ -238,6 +238,9 @@ func planOf(t *route.CatalogTable, streamed []string, rule route.Rule) (*plan, e
 			return nil, fmt.Errorf("%w: %s has no column %q, which is denied", ErrUnreadable, t.QualifiedName(), name)
 		}
 	}
+	if !slices.Equal(t.PrimaryKey, rule.Key) {
+		return nil, fmt.Errorf("%w: %s has the primary key %q and was configured with %q: restart every node", ErrUnreadable, t.QualifiedName(), t.PrimaryKey, rule.Key)
+	}
 	var key, params []string
 	for i, k := range rule.Key {
 		at := -1

@@ -50,7 +50,8 @@ func TestPull(t *testing.T) {
 	}
 }
 
-func TestNotModified(t *testing.T) {
+// A23: a 304 can carry no new ETag; the fresh cursor stands beside it.
+func TestA23NotModified(t *testing.T) {
 	w := tcp(t)
 	for _, c := range []struct {
 		path, match string

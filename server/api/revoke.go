@@ -14,11 +14,11 @@ type revocation struct {
 	User   string     `json:"user,omitempty"`
 	Device string     `json:"device,omitempty"`
 	JTI    string     `json:"jti,omitempty"`
-	At     *time.Time `json:"at,omitempty"`    // in answers alone: tokens issued later are good
+	At     *time.Time `json:"at,omitempty"`    // RFC 3339; tokens issued later are good. Without one: now
 	Until  *time.Time `json:"until,omitempty"` // RFC 3339; without one it holds for good
 }
 
-// revoke serves POST /v1/admin/revocations {user | user, device | jti, until?}. When it answers 200, this
+// revoke serves POST /v1/admin/revocations {user | user, device | jti, at?, until?}. When it answers 200, this
 // node refuses them already, and the others do within a second.
 func (a *API) revoke(w http.ResponseWriter, r *http.Request) {
 	const hint = `Send {"user": …}, {"user": …, "device": …} or {"jti": …}, and "until" as in 2026-01-02T15:04:05Z if it is to end.`
@@ -34,12 +34,15 @@ func (a *API) revoke(w http.ResponseWriter, r *http.Request) {
 	if body.Until != nil {
 		rev.Until = *body.Until
 	}
+	if body.At != nil {
+		rev.At = *body.At
+	}
 	if err := rev.Validate(); err != nil {
 		a.fail(w, r, invalid(err.Error(), hint))
 		return
 	}
-	if body.Seq != 0 || body.At != nil {
-		a.fail(w, r, invalid("seq and at are ours to say", hint))
+	if body.Seq != 0 {
+		a.fail(w, r, invalid("seq is ours to say", hint))
 		return
 	}
 	rev, err := a.cfg.Revoke(r.Context(), rev)

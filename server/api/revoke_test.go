@@ -253,7 +253,7 @@ func TestRevocationsEndpoint(t *testing.T) {
 	got = nil
 	for _, body := range []string{
 		"", "null", "{}", "[]", `"7"`, `{"user":7}`, `{"user":""}`, `{"device":"phone"}`, `{"user":"7","jti":"j"}`, `{"user":"7","until":"tomorrow"}`,
-		`{"user":"7","until":"2020-01-01T00:00:00Z"}`, `{"user":"7","at":"2020-01-01T00:00:00Z"}`, `{"user":"7","seq":9}`, `{"user":"` + strings.Repeat("7", 256) + `"}`, `{"jti":"\u0000"}`,
+		`{"user":"7","until":"2020-01-01T00:00:00Z"}`, `{"user":"7","at":"2120-01-01T00:00:00Z"}`, `{"jti":"j","at":"2020-01-01T00:00:00Z"}`, `{"user":"7","seq":9}`, `{"user":"` + strings.Repeat("7", 256) + `"}`, `{"jti":"\u0000"}`,
 	} {
 		rec := ask("POST", body)
 		p := wantProblem(t, rec.Result(), rec.Body.String(), 400, wire.RequestInvalid)

@@ -282,7 +282,8 @@ func TestMaxAge(t *testing.T) {
 	})
 }
 
-func TestQuietCursor(t *testing.T) {
+// A23: a device that never pulls gets fresh cursors, so that its own does not expire.
+func TestA23QuietCursor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := piped(t, func(c *api.Config) { c.Limits.QuietCursor = 10 * time.Minute })
 		d := w.join("phone", "10")

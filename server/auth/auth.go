@@ -207,19 +207,31 @@ func (v *Verifier) Check(id Identity) error {
 
 // parse is Verify without what it remembers.
 func (v *Verifier) parse(ring *keyring, token string, sum [sha256.Size]byte) (Identity, error) {
-	var key heldKey
-	claims := jwt.MapClaims{}
-	_, err := v.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
-		err := checkDates(claims) // the library's arithmetic overflows, differently on every processor
-		if err == nil {
-			key, err = ring.find(t)
+	var keys []heldKey
+	var claims jwt.MapClaims
+	var named bool
+	var err error
+	try := 0
+	for again := true; again; {
+		claims = jwt.MapClaims{}
+		_, err = v.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
+			err := checkDates(claims) // the library's arithmetic overflows, differently on every processor
+			if err == nil && try == 0 {
+				_, named = t.Header["kid"]
+				keys, err = ring.find(t)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return keys[try].verification(), nil
+		})
+		if again = try+1 < len(keys) && errors.Is(err, jwt.ErrTokenSignatureInvalid); again {
+			try++
 		}
-		if err != nil {
-			return nil, err
-		}
-		return key.verification(), nil
-	})
-	if errors.Is(err, errUnknownKey) {
+	}
+	// One that does not say which key it needs may need the one that is fetched next.
+	missing := !named && len(keys) > 0 && v.remote != nil && errors.Is(err, jwt.ErrTokenSignatureInvalid)
+	if missing || errors.Is(err, errUnknownKey) {
 		return Identity{}, v.unknown(claims, sum)
 	}
 	if err != nil {
@@ -232,7 +244,7 @@ func (v *Verifier) parse(ring *keyring, token string, sum [sha256.Size]byte) (Id
 	if err != nil {
 		return Identity{}, err
 	}
-	id.key = key.print
+	id.key = keys[try].print
 	if now := v.now(); id.Issued.After(now) { // the issuer's clock is ahead: a revocation of now means this token, too
 		id.Issued = now
 	}

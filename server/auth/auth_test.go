@@ -150,7 +150,7 @@ func TestVerifyEachAlgorithm(t *testing.T) {
 }
 
 func TestVerifyRefuses(t *testing.T) {
-	is, other := newIssuer(t), newIssuer(t)
+	is, other, third := newIssuer(t), newIssuer(t), newIssuer(t)
 	rsPEM := publicPEM(t, is.rsa.Public())
 	rsDER, err := x509.MarshalPKIXPublicKey(is.rsa.Public())
 	if err != nil {
@@ -201,8 +201,8 @@ func TestVerifyRefuses(t *testing.T) {
 		"empty kid":                {hs(map[string]any{"kid": ""}, nil), wire.TokenBad},
 		"kid is a number":          {hs(map[string]any{"kid": 1}, nil), wire.TokenBad},
 		"kid of the wrong ES key":  {sign(t, jwt.SigningMethodES256, is.ec, map[string]any{"kid": "es2"}, nil), wire.TokenBad},
-		"no kid, two such keys":    {sign(t, jwt.SigningMethodES256, is.ec, nil, nil), wire.TokenBad},
-		"no kid, the other of two": {sign(t, jwt.SigningMethodES256, other.ec, nil, nil), wire.TokenBad},
+		"no kid, none of two keys": {sign(t, jwt.SigningMethodES256, third.ec, nil, nil), wire.TokenBad},
+		"no kid, by one, expired":  {sign(t, jwt.SigningMethodES256, other.ec, nil, jwt.MapClaims{"exp": unix(-time.Second)}), wire.TokenExpired},
 		"spare bits in base64":     {spareBits(good), wire.TokenBad},
 		"crit":                     {hs(map[string]any{"crit": []string{"b64"}, "b64": false}, nil), wire.TokenBad},
 		"issuer":                   {hs(nil, jwt.MapClaims{"iss": "https://evil.example"}), wire.TokenBad},

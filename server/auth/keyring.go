@@ -34,9 +34,10 @@ type keyring struct {
 	fetched *keySet // that it was made with; nil for none
 	byName  map[keyName]heldKey
 	ids     map[string]bool
-	count   map[string]int     // by algorithm
-	sole    map[string]heldKey // by algorithm, where count is 1
-	prints  map[fingerprint]bool
+	// all has them by algorithm, for tokens without a kid: a provider that gives none has two keys while it
+	// goes over from one to the next.
+	all    map[string][]heldKey
+	prints map[fingerprint]bool
 }
 
 type heldKey struct {
@@ -49,7 +50,7 @@ type heldKey struct {
 func newKeyring(static []Key, fetched *keySet) *keyring {
 	r := &keyring{
 		fetched: fetched, byName: map[keyName]heldKey{}, ids: map[string]bool{},
-		count: map[string]int{}, sole: map[string]heldKey{}, prints: map[fingerprint]bool{},
+		all: map[string][]heldKey{}, prints: map[fingerprint]bool{},
 	}
 	for _, k := range static {
 		r.add(k)
@@ -76,42 +77,39 @@ func (r *keyring) add(k Key) {
 		r.byName[keyName{k.ID, k.Algorithm}] = held
 		r.ids[k.ID] = true
 	}
-	r.count[k.Algorithm]++
-	r.sole[k.Algorithm] = held
-	if r.count[k.Algorithm] > 1 {
-		delete(r.sole, k.Algorithm)
-	}
+	r.all[k.Algorithm] = append(r.all[k.Algorithm], held)
 }
 
-// find is the key that a token is to be verified with; errUnknownKey if there is none, which a fetch may
-// change. Nothing but the token's header is believed to have a form so far.
-func (r *keyring) find(t *jwt.Token) (heldKey, error) {
+// maxTried is how many keys a token without a kid is tried with: each costs a verification.
+const maxTried = 4
+
+// find are the keys that a token is to be verified with, in turn; errUnknownKey if there is none, which a fetch
+// may change. Nothing but the token's header is believed to have a form so far.
+func (r *keyring) find(t *jwt.Token) ([]heldKey, error) {
 	if _, ok := t.Header["crit"]; ok { // RFC 7515 §4.1.11: we understand no extension
-		return heldKey{}, bad("the header demands an extension (crit)")
+		return nil, bad("the header demands an extension (crit)")
 	}
 	alg := t.Method.Alg()
 	kid, named := t.Header["kid"]
 	if !named {
-		if r.count[alg] > 1 {
-			return heldKey{}, bad("the token has no kid, and several keys have its algorithm")
+		keys := r.all[alg]
+		if len(keys) == 0 {
+			return nil, errUnknownKey
 		}
-		if key, ok := r.sole[alg]; ok {
-			return key, nil
-		}
-		return heldKey{}, errUnknownKey
+		return keys[:min(len(keys), maxTried)], nil
 	}
 	id, ok := kid.(string)
 	switch {
 	case !ok:
-		return heldKey{}, bad("kid is not a string")
+		return nil, bad("kid is not a string")
 	case len(id) > maxClaim:
-		return heldKey{}, bad("kid is too long")
+		return nil, bad("kid is too long")
 	}
 	if key, ok := r.byName[keyName{id, alg}]; ok {
-		return key, nil
+		return []heldKey{key}, nil
 	}
 	if r.ids[id] { // algorithm confusion: the key decides, not the header
-		return heldKey{}, bad("the token's algorithm is not that of its key")
+		return nil, bad("the token's algorithm is not that of its key")
 	}
-	return heldKey{}, errUnknownKey
+	return nil, errUnknownKey
 }

@@ -266,6 +266,35 @@ func (tr transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return rec.Result(), nil
 }
 
+// A provider that gives no kids goes over from one key to the next: neither's tokens are ever bad.
+func TestRotationWithoutKids(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		is, next := newIssuer(t), newIssuer(t)
+		p := newProvider(set(jwkOf("1", is.ec.Public())))
+		f := startFetching(t, p, auth.Config{Issuer: "https://id.example"}, inProcess(p))
+		synctest.Wait()
+		f.wants("the only key", is.fresh(t, "", auth.ES256), "")
+		p.now(set(jwkOf("2", next.ec.Public()), jwkOf("1", is.ec.Public())))
+		time.Sleep(auth.UnknownKidGap)
+		token := next.fresh(t, "", auth.ES256)
+		f.comesBack("a key that is not here yet", token, 1000, 3000)
+		synctest.Wait()
+		f.wants("it came", token, "")
+		f.wants("the other one of two", is.fresh(t, "", auth.ES256, "jti", "2"), "")
+		id, err := f.verifier.Verify(t.Context(), token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.now(set(jwkOf("1", is.ec.Public())))
+		time.Sleep(2 * auth.RefreshDefault)
+		synctest.Wait()
+		if f.verifier.Check(id) == nil {
+			t.Error("who was let in by a key that is gone stays")
+		}
+		f.stop()
+	})
+}
+
 // An unknown kid is answered at once: try again while a fetch is due, and bad once it did not help.
 // However many come, there are six fetches a minute.
 func TestUnknownKid(t *testing.T) {

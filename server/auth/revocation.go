@@ -24,7 +24,10 @@ type Revocation struct {
 	User   string
 	Device string // with User
 	JTI    string // alone
-	At     time.Time
+	// At is when it counts from. To be written it may be zero: now, by the database's clock. An issuer whose clock
+	// runs ahead dates tokens by up to Leeway too late: who must be sure says now + Leeway, and whoever signs in
+	// before that has passed is to sign in again.
+	At time.Time
 	// Until is when it ends: the exp of the last token that it is meant for. Zero: never, since only the
 	// issuer knows how long tokens live.
 	Until time.Time
@@ -41,6 +44,10 @@ func (r Revocation) Validate() error {
 		return errors.New("it names a user and a jti: a jti stands for itself")
 	case r.JTI != "" && r.Device != "":
 		return errors.New("it names a device and a jti: a jti stands for itself")
+	case r.JTI != "" && !r.At.IsZero():
+		return errors.New("it dates a jti: a token by its jti is refused whenever it was issued")
+	case r.At.After(time.Now().Add(maxAhead)):
+		return fmt.Errorf("at lies more than %s ahead: nobody could sign in until then", maxAhead)
 	case !r.Until.IsZero() && !r.Until.After(time.Now()):
 		return errors.New("until has passed already")
 	case r.Until.Unix() > maxDate:
@@ -57,6 +64,9 @@ func (r Revocation) Validate() error {
 	return nil
 }
 
+// maxAhead is how far ahead a revocation may be dated: the issuer's leeway, and as much for this clock.
+const maxAhead = 2 * Leeway
+
 const (
 	// Numbers have to become visible in order: a reader that saw 8 never asks for 7 again.
 	lockRevocations = `lock table nudge.revocations in share row exclusive mode`
@@ -67,8 +77,8 @@ const (
   select case current_setting('synchronous_commit') when 'off' then set_config('synchronous_commit', 'local', true) end`
 
 	writeRevocation = `
-insert into nudge.revocations as r (user_id, device, jti, at, until) values ($1, $2, $3, clock_timestamp(), $4)
-on conflict (user_id, device, jti) do update set seq = default, at = excluded.at,
+insert into nudge.revocations as r (user_id, device, jti, at, until) values ($1, $2, $3, coalesce($5, clock_timestamp()), $4)
+on conflict (user_id, device, jti) do update set seq = default, at = greatest(r.at, excluded.at),
   until = case when r.until is null or excluded.until is null then null else greatest(r.until, excluded.until) end
 returning seq, at, until`
 
@@ -80,7 +90,7 @@ select seq, user_id, device, jti, at, until from nudge.revocations where seq > $
 )
 
 // Write writes a revocation for every node to read, and returns it as it stands then: a second one of the
-// same name takes the first one's place, with the later end.
+// same name takes the first one's place, with the later At and the later end.
 func (r *Revocations) Write(ctx context.Context, rev Revocation) (Revocation, error) {
 	if err := rev.Validate(); err != nil {
 		return Revocation{}, err
@@ -92,11 +102,14 @@ func (r *Revocations) Write(ctx context.Context, rev Revocation) (Revocation, er
 		if _, err := tx.Exec(ctx, flushRevocation); err != nil {
 			return err
 		}
-		var until *time.Time
+		var at, until *time.Time
+		if !rev.At.IsZero() {
+			at = &rev.At
+		}
 		if !rev.Until.IsZero() {
 			until = &rev.Until
 		}
-		row := tx.QueryRow(ctx, writeRevocation, rev.User, rev.Device, rev.JTI, until)
+		row := tx.QueryRow(ctx, writeRevocation, rev.User, rev.Device, rev.JTI, until, at)
 		if err := row.Scan(&rev.Seq, &rev.At, &until); err != nil {
 			return err
 		}

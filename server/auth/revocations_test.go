@@ -217,11 +217,34 @@ func TestRevokedAgain(t *testing.T) {
 	}
 }
 
+// A node that first sees a token late can't know that its iat ran ahead of the revocation: who dates that so is sure.
+func TestRevocationIsDated(t *testing.T) {
+	r := read(t, database(t))
+	at := time.Now().Add(auth.Leeway)
+	first := write(t, r.Revocations, auth.Revocation{User: "7", At: at})
+	if second := write(t, r.Revocations, auth.Revocation{User: "7"}); !second.At.Equal(first.At) || first.At.Sub(at).Abs() > time.Millisecond {
+		t.Errorf("a second one, of now, moved it from %s to %s", first.At, second.At)
+	}
+	write(t, r.Revocations, auth.Revocation{User: "8", At: time.Now().Add(-time.Hour)})
+	r.hasten(t)
+	for _, c := range []struct {
+		user    string
+		issued  time.Duration
+		revoked bool
+	}{{"7", auth.Leeway - time.Second, true}, {"7", auth.Leeway + time.Second, false}, {"8", -2 * time.Hour, true}, {"8", -time.Minute, false}} {
+		err := r.Check(auth.Identity{User: c.user, Issued: time.Now().Add(c.issued)})
+		if (codeOf(err) == wire.TokenRevoked) != c.revoked {
+			t.Errorf("user %s, issued %s from now: %v", c.user, c.issued, err)
+		}
+	}
+}
+
 func TestRevocationIsValidated(t *testing.T) {
 	r := auth.NewRevocations(auth.RevocationsConfig{})
 	for name, rev := range map[string]auth.Revocation{
 		"nobody": {}, "a device of nobody": {Device: "phone"}, "a user and a jti": {User: "7", JTI: "j"}, "a device and a jti": {Device: "d", JTI: "j"},
 		"over": {User: "7", Until: time.Now()}, "a long user": {User: strings.Repeat("7", 256)}, "a NUL": {JTI: "\x00"}, "no UTF-8": {User: "7", Device: "\xff"},
+		"in an hour": {User: "7", At: time.Now().Add(time.Hour)}, "a dated jti": {JTI: "j", At: time.Now()},
 		"the end of time": {User: "7", Until: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
 	} {
 		if _, err := r.Write(t.Context(), rev); err == nil {

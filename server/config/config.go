@@ -122,6 +122,9 @@ type Claims struct {
 type Listen struct {
 	Public string `yaml:"public"` // host:port; port 0 takes a free one
 	Admin  string `yaml:"admin"`  // host:port for metrics, health and operators; not for the internet
+	// AdminHosts are further names, without port, under which Admin may be asked for. IP addresses and
+	// localhost always may: a rebound DNS name is always a name.
+	AdminHosts []string `yaml:"admin_hosts"`
 	// Origins are the web pages' origins that may open sockets and read answers (CORS), exactly as
 	// browsers send them: "https://app.example.com".
 	Origins []string `yaml:"origins"`

@@ -22,7 +22,8 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	want := config.Default()
 	want.Source.DSN, want.Tables = cfg.Source.DSN, cfg.Tables
 	want.Auth.Issuer, want.Auth.Audience = cfg.Auth.Issuer, cfg.Auth.Audience
-	want.Auth.Keys, want.Auth.Algorithms, want.Listen.Origins = []config.AuthKey{}, []string{}, []string{}
+	want.Auth.Keys, want.Auth.Algorithms = []config.AuthKey{}, []string{}
+	want.Listen.AdminHosts, want.Listen.Origins = []string{}, []string{}
 	if d := cmp.Diff(want, cfg); d != "" {
 		t.Errorf("the example is not the default (-default +example):\n%s", d)
 	}

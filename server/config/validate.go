@@ -241,8 +241,19 @@ func (l *loader) listen(c *Listen) {
 			Hint:    "listen on 127.0.0.1 or on a network that only operators reach",
 		})
 	}
+	for i, h := range c.AdminHosts {
+		l.adminHost(fmt.Sprintf("listen.admin_hosts[%d]", i), h)
+	}
 	for i, o := range c.Origins {
 		l.origin(fmt.Sprintf("listen.origins[%d]", i), o)
+	}
+}
+
+// adminHost accepts a name as it stands in a URL: compared with what requests ask for.
+func (l *loader) adminHost(path, name string) {
+	u, err := url.Parse("http://" + name)
+	if err != nil || name == "" || u.Host != name || u.Port() != "" || strings.ContainsAny(name, "*:[]") {
+		l.invalid(path, "a name without scheme and port: nudge.internal", "%s: %q is not a host name", path, name)
 	}
 }
 

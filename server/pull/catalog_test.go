@@ -322,3 +322,62 @@ func TestP17ColumnList(t *testing.T) {
 		t.Errorf("ops %v", d.ops)
 	}
 }
+
+// P14: rows that devices know by a key that is not the table's any more: two of them may be the same by it. Until
+// the configuration is resolved anew the table is empty for every device; then it comes under its new key.
+func TestP14PrimaryKeyReplaced(t *testing.T) {
+	for name, c := range map[string]struct{ there, back string }{
+		"other columns": {`alter table notes drop constraint notes_pkey, add primary key (user_id, id)`, `alter table notes drop constraint notes_pkey, add primary key (id)`},
+		"a new column": {
+			`alter table notes add code bigint generated always as identity, drop constraint notes_pkey, add primary key (code); insert into notes values (1, 1, 'twin')`,
+			`delete from notes where body = 'twin'; alter table notes drop column code, add primary key (id)`,
+		},
+		"none": {`alter table notes drop constraint notes_pkey; insert into notes values (1, 1, 'twin')`, `delete from notes where body = 'twin'; alter table notes add primary key (id)`},
+	} {
+		for how, streamed := range map[string]string{"quiet": ``, "streamed": `update notes set n = n + 1`} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				t.Parallel()
+				r := watched(t, plain, "public.notes")
+				old, late := r.device("1"), r.device("1")
+				old.converge("public.notes")
+				r.exec(streamed)
+				r.settle()
+				r.exec(c.there)
+				r.exec(streamed)
+				r.noticed()
+				r.exec(streamed)
+				r.settle()
+				for _, d := range []*device{old, late} {
+					if d.sync(); len(d.rows) != 0 {
+						t.Errorf("rows %v", d.rows)
+					}
+				}
+				if name != "none" {
+					r.configure(map[string]route.Spec{"public.notes": byUser})
+					for _, d := range []*device{old, late} {
+						d.converge("public.notes")
+						if len(d.rows) < 5 {
+							t.Errorf("rows %v", d.rows)
+						}
+					}
+					r.exec(`update notes set n = n + 1`)
+					old.converge("public.notes")
+					if r.settle(); len(old.ops) == 0 || slices.Contains(old.ops, "reset repair") {
+						t.Errorf("ops %v", old.ops)
+					}
+				}
+				// It is mended, with a node that does not know, or with one that knows the other key.
+				r.exec(c.back)
+				r.noticed()
+				if name != "none" {
+					r.configure(map[string]route.Spec{"public.notes": byUser})
+				}
+				for _, d := range []*device{old, late} {
+					d.converge("public.notes")
+				}
+				r.exec(`update notes set n = n + 1`)
+				old.converge("public.notes")
+			})
+		}
+	}
+}

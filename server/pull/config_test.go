@@ -14,6 +14,13 @@ import (
 func (r *rig) configure(specs map[string]route.Spec) {
 	r.t.Helper()
 	r.stop()
+	r.resolve(specs)
+	r.start(nil)
+}
+
+// resolve has the next start take another configuration.
+func (r *rig) resolve(specs map[string]route.Spec) {
+	r.t.Helper()
 	names := make([]string, 0, len(specs))
 	for name := range specs {
 		names = append(names, name)
@@ -25,7 +32,6 @@ func (r *rig) configure(specs map[string]route.Spec) {
 	if r.routing, err = route.Resolve(specs, catalog, false); err != nil {
 		r.t.Fatal(err)
 	}
-	r.start(nil)
 }
 
 var (

@@ -149,7 +149,7 @@ func (w *world) remodel(over context.Context, random *rand.Rand) {
 			"restart",
 		}[random.IntN(22)]
 		if sql == "restart" {
-			w.restart(false)
+			w.restart(false, nil)
 		} else if !try(end, conn, sql) {
 			continue
 		}

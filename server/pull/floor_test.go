@@ -3,6 +3,8 @@ package pull_test
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,18 +18,7 @@ import (
 func TestA05FloorOutlivesANode(t *testing.T) {
 	r := newRig(t, schema+`insert into notes values (1, 1, 'x'), (2, 1, 'x')`, "public.notes")
 	d := r.device("1")
-	take := func(e *pull.Engine, limit int) *pull.Answer {
-		t.Helper()
-		fast := r.engine
-		defer func() { r.engine = fast }()
-		r.engine = e
-		a, page := r.pull(pull.Request{User: "1", Device: "d", Since: d.cursor, Limit: limit})
-		for _, c := range page.Changes {
-			d.apply(c)
-		}
-		d.cursor = page.Cursor
-		return a
-	}
+	take := d.take
 	take(r.engine, 1) // row 1, as it was
 	r.exec(`insert into notes values (100, 1, 'new', 1)`)
 	r.settle()
@@ -43,6 +34,58 @@ func TestA05FloorOutlivesANode(t *testing.T) {
 	}
 	d.sync()
 	d.expect("public.notes")
+}
+
+// A13, I5: what a node leaves out because a reset follows is missing until that reset, which a slower node, asked
+// next, has not come to.
+func TestA13SlowNodeBeforeAReset(t *testing.T) {
+	for name, sql := range map[string]string{
+		"columns": `alter table notes add column extra int default 7; update notes set n = 3 where id = 2`,
+		"emptied": `truncate notes; insert into notes values (3, 1, 'y')`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, schema+`insert into notes values (1, 1, 'x'), (2, 1, 'x')`, "public.notes", "public.tags")
+			d, other := r.device("1"), r.device("1")
+			other.tables = []string{"public.tags"}
+			d.sync()
+			other.sync()
+			r.exec(`update notes set n = 9 where id = 1`)
+			r.exec(`insert into tags values (1, 'a'), (1, 'b')`)
+			r.settle()
+			slow := r.deafNode()
+			r.exec(sql)
+			r.settle()
+			if d.take(r.engine, 1); len(d.rows) != 2 || strings.Contains(fmt.Sprint(d.rows), "9") {
+				t.Fatalf("the rest of this test shows nothing: rows %v", d.rows)
+			}
+			for range 5 {
+				if a := d.take(slow, 7); !a.HasMore {
+					t.Fatalf("a node below the reset calls the device complete: %v", d.rows)
+				}
+			}
+			d.sync()
+			d.expect("public.notes", "public.tags")
+			// Whom the reset does not concern need not wait for it.
+			other.take(r.engine, 1)
+			if a := other.take(slow, 7); a.HasMore || len(other.rows) != 2 {
+				t.Errorf("more %v, rows %v", a.HasMore, other.rows)
+			}
+		})
+	}
+}
+
+// take pulls one page from a node.
+func (d *device) take(e *pull.Engine, limit int) *pull.Answer {
+	d.rig.t.Helper()
+	first := d.rig.engine
+	defer func() { d.rig.engine = first }()
+	d.rig.engine = e
+	a, page := d.rig.pull(pull.Request{User: d.user, Device: "d", Since: d.cursor, Tables: d.tables, Limit: limit})
+	for _, c := range page.Changes {
+		d.apply(c)
+	}
+	d.cursor = page.Cursor
+	return a
 }
 
 // deafNode is a second node that stands where the log is now and hears no frame.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nudgesync/nudge/changefeed/route"
 	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
 )
@@ -32,6 +33,8 @@ type device struct {
 	tables []string
 	told   map[string]int // changes received of each table
 	page   int            // rows of a page; 0: the engine's
+	round  int64          // of configurations, when it last stood on a commit
+	under  *route.Config  // of the node that was asked last; nil: not noted
 }
 
 func (r *rig) device(user string) *device {

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/nudgesync/nudge/changefeed"
+	"github.com/nudgesync/nudge/changefeed/route"
 	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
 )
@@ -61,12 +62,22 @@ create trigger emptied after truncate on notes for each statement execute functi
 create trigger emptied after truncate on docs for each statement execute function account();
 create trigger emptied after truncate on tags for each statement execute function account();`
 
+// propertyConfigs are what the node is configured with in turn: everything, which comes last too, a table less, a
+// column less, and both.
+var propertyConfigs = []map[string]route.Spec{
+	{"public.docs": byUser, "public.ledger": byUser, "public.notes": byUser, "public.tags": byUser},
+	{"public.ledger": byUser, "public.notes": byUser, "public.tags": byUser},
+	{"public.docs": byUser, "public.ledger": byUser, "public.notes": bodyless, "public.tags": byUser},
+	{"public.ledger": byUser, "public.notes": bodyless, "public.docs": byUser},
+}
+
 var propertyTables = []string{"public.docs", "public.ledger", "public.notes", "public.tags"}
 
 // TestPropertyEveryDeviceStandsOnACommit writes random transactions while devices join, leave and return,
-// the node and its feed fail, frames are lost, the log is trimmed, commits hang on a standby, and the slot is lost. Tail,
+// the node and its feed fail, frames are lost, the log is trimmed, commits hang on a standby, the slot is lost, and tables
+// and columns leave the configuration and come back. Tail,
 // log and snapshots all serve, with pages of a few rows. Whenever a device hears has_more: false its rows
-// are those of one commit (I5), none is another user's (I10), and at the end they are the table's (I4).
+// are those of one commit (I5), none is another user's or has what is denied (I10), and at the end they are the table's (I4).
 func TestPropertyEveryDeviceStandsOnACommit(t *testing.T) {
 	rounds, length := 1, 10*time.Second
 	if os.Getenv("NUDGE_LONG") != "" {
@@ -116,6 +127,7 @@ func property(t *testing.T, seed uint64, length time.Duration) {
 		return
 	}
 	w.armed.Store(-1)
+	w.restart(false, propertyConfigs[0])
 	r.settle()
 	for _, d := range devices {
 		for w.pull(d, 0) {
@@ -142,6 +154,8 @@ type world struct {
 	rig      *rig
 	commits  atomic.Int64
 	pulls    atomic.Int64
+	round    atomic.Int64 // of configurations
+	verified atomic.Int64 // devices that stood on a commit, once a round each
 	frames   atomic.Int64
 	armed    atomic.Int64 // the feed fails at the step that counts this down to 0
 	node     sync.RWMutex // held for writing while the node is replaced
@@ -163,6 +177,7 @@ func (w *world) failpoint(changefeed.Step) error {
 func (w *world) pull(d *device, limit int) (more bool) {
 	w.node.RLock()
 	defer w.node.RUnlock()
+	d.under = w.rig.routing
 	w.pulls.Add(1)
 	a, err := w.rig.engine.Pull(w.rig.t.Context(), pull.Request{User: d.user, Device: "d", Since: d.cursor, Tables: d.tables, Limit: limit})
 	var problem *wire.Problem
@@ -186,6 +201,9 @@ func (w *world) pull(d *device, limit int) (more bool) {
 	defer w.mu.Unlock()
 	w.sources[a.Source]++
 	for _, c := range page.Changes {
+		if why := forbidden(d.under, c.Table, string(c.Row)); why != "" {
+			w.rig.t.Errorf("I10: user %s is told %s %s: %s", d.user, c.Op, c.Row, why)
+		}
 		d.apply(c)
 		w.ops[strings.TrimSpace(c.Op+" "+c.Reason)]++
 	}
@@ -193,12 +211,26 @@ func (w *world) pull(d *device, limit int) (more bool) {
 	return page.HasMore
 }
 
+// forbidden says why a row of a table must not reach a device, if it must not.
+func forbidden(under *route.Config, table, row string) string {
+	rule, configured := under.Tables[table]
+	switch {
+	case row == "":
+		return ""
+	case !configured:
+		return "the table is not configured"
+	case slices.Contains(rule.Deny, "body") && strings.Contains(row, `"body"`):
+		return "the column is denied"
+	}
+	return ""
+}
+
 // live is a device's life.
 func (w *world) live(over context.Context, random *rand.Rand, d *device) {
 	for over.Err() == nil && !w.rig.t.Failed() {
 		switch random.IntN(60) {
 		case 0: // a fresh install
-			*d = device{rig: d.rig, user: d.user, tables: d.tables, rows: map[string]string{}, marks: map[string]string{}, told: map[string]int{}}
+			*d = device{rig: d.rig, user: d.user, tables: d.tables, rows: map[string]string{}, marks: map[string]string{}, told: map[string]int{}, round: d.round}
 		case 1: // away for a while
 			for until := w.commits.Load() + random.Int64N(150); over.Err() == nil && w.commits.Load() < until; {
 				select {
@@ -239,6 +271,9 @@ func (w *world) verify(d *device) {
 		if scope != "user:"+d.user || r.UserID == nil || fmt.Sprint(*r.UserID) != d.user {
 			w.rig.t.Errorf("I10: user %s holds %s: %s", d.user, id, text)
 		}
+		if why := forbidden(d.under, table, text); why != "" {
+			w.rig.t.Errorf("I10: user %s holds %s: %s", d.user, text, why)
+		}
 		if table == "public.ledger" {
 			want[r.Tbl] = r.account
 			continue
@@ -262,12 +297,23 @@ func (w *world) verify(d *device) {
 		if len(d.tables) > 0 && !slices.Contains(d.tables, "public."+table) {
 			continue
 		}
+		rule, configured := d.under.Tables["public."+table]
+		if !configured {
+			continue
+		}
+		if len(rule.Deny) > 0 { // what is hidden is not in the device's sum
+			a.Sum = have[table].Sum
+		}
 		if have[table] != a {
 			w.rig.t.Errorf("I5: user %s, table %s: the rows are %v, the ledger says %v (last ops %v)",
 				d.user, table, have[table], a, d.ops[max(0, len(d.ops)-12):])
 		}
 	}
 	d.ops = nil
+	if n := w.round.Load(); d.round != n {
+		d.round = n
+		w.verified.Add(1)
+	}
 }
 
 func (d *device) expectTables(tables []string) {
@@ -280,7 +326,7 @@ func (d *device) expectTables(tables []string) {
 // trouble makes something go wrong every few commits.
 func (w *world) trouble(over context.Context, random *rand.Rand) {
 	r := w.rig
-	failures := 0
+	failures, config := 0, 0
 	pass := func(counter *atomic.Int64, n int64) bool {
 		for until := counter.Load() + n; counter.Load() < until; {
 			select {
@@ -292,7 +338,7 @@ func (w *world) trouble(over context.Context, random *rand.Rand) {
 		return true
 	}
 	for pass(&w.commits, 10+random.Int64N(40)) && !r.t.Failed() {
-		what := []string{"trim", "trim", "fail", "fail", "fail", "restart", "hang", "hang", "hang", "lose slot"}[random.IntN(10)]
+		what := []string{"trim", "trim", "fail", "fail", "fail", "restart", "hang", "hang", "hang", "lose slot", "configure", "configure", "configure"}[random.IntN(13)]
 		if what == "fail" && failures == 2 {
 			what = "restart" // the pause after a failure has grown long
 		}
@@ -307,7 +353,13 @@ func (w *world) trouble(over context.Context, random *rand.Rand) {
 			w.armed.Store(1 + random.Int64N(30))
 		case "restart", "lose slot":
 			failures = 0
-			w.restart(what == "lose slot")
+			w.restart(what == "lose slot", nil)
+		case "configure":
+			failures = 0
+			config += 1 + random.IntN(len(propertyConfigs)-1) // another one
+			w.restart(false, propertyConfigs[config%len(propertyConfigs)])
+			w.round.Add(1)
+			pass(&w.verified, 6) // so that most devices stand under it before the next
 		case "hang":
 			w.standby("'nobody'")
 			pass(&w.pulls, 30+random.Int64N(100))
@@ -316,8 +368,9 @@ func (w *world) trouble(over context.Context, random *rand.Rand) {
 	}
 }
 
-// restart replaces the node, and takes its slot away meanwhile if told so.
-func (w *world) restart(loseSlot bool) {
+// restart replaces the node, and meanwhile takes its slot away if told so, and gives it another configuration if
+// there is one.
+func (w *world) restart(loseSlot bool, specs map[string]route.Spec) {
 	w.node.Lock()
 	defer w.node.Unlock()
 	w.rig.stop()
@@ -328,6 +381,9 @@ func (w *world) restart(loseSlot bool) {
 			w.rig.t.Errorf("read slots: %v", err)
 			return
 		}
+	}
+	if specs != nil {
+		w.rig.resolve(specs)
 	}
 	w.rig.start(w.failpoint)
 }
