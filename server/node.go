@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"github.com/nudgesync/nudge/changefeed/tail"
 	"github.com/nudgesync/nudge/notify/bus"
 	"github.com/nudgesync/nudge/notify/hub"
+	"github.com/nudgesync/nudge/server/admit"
 	"github.com/nudgesync/nudge/server/api"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/config"
@@ -190,9 +190,13 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if err != nil {
 		return nil, err
 	}
+	queue, err := newQueue(n.db, &cfg.Limits, n.metrics)
+	if err != nil {
+		return nil, err
+	}
 	engine, err := pull.New(pull.Config{
-		Tail: n.tail, Log: n.journal, Rows: rows, Routing: n.routing, Key: key, Logger: log,
-		PageRows: cfg.Limits.PageRows, PageBytes: int(cfg.Limits.PageBytes), Snapshots: n.db.snapshots(cfg.Limits.Snapshots),
+		Tail: n.tail, Log: n.journal, Rows: rows, Queue: queue, Routing: n.routing, Key: key, Logger: log,
+		PageRows: cfg.Limits.PageRows, PageBytes: int(cfg.Limits.PageBytes),
 	})
 	if err != nil {
 		return nil, err
@@ -205,11 +209,13 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		Engine: engine, Verifier: n.verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, AdminHosts: cfg.Listen.AdminHosts, Log: log,
 		Ready: n.ready, Waiting: func() error { return n.feed.Waiting() },
 		Trim: n.trim, Revoke: n.revoke, Metrics: apiMetrics, Polling: pollOrder{n.db.upkeep},
+		StartOvers:     func() float64 { return queue.Rate(admit.Snapshot) },
 		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
 		Limits: api.Limits{
 			HandshakeRate: cfg.Limits.HandshakeRate, MaxSockets: cfg.Limits.MaxSockets,
 			MaxUserSockets: cfg.Limits.MaxUserSockets,
-			DrainRate:      cfg.Limits.HandshakeRate, // whoever takes the sockets over admits no more
+			DevicePulls:    cfg.Limits.DevicePulls, UserPulls: cfg.Limits.UserPulls,
+			DrainRate: cfg.Limits.HandshakeRate, // whoever takes the sockets over admits no more
 		},
 	})
 	if err != nil {
@@ -372,20 +378,6 @@ func serveHTTP(s *http.Server, l net.Listener) error {
 		return err
 	}
 	return nil
-}
-
-// withPage puts a page beside the API.
-func withPage(apiHandler, page http.Handler) http.Handler {
-	if page == nil {
-		return apiHandler
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/v1/") || r.URL.Path == "/livez" || r.URL.Path == "/readyz" {
-			apiHandler.ServeHTTP(w, r)
-			return
-		}
-		page.ServeHTTP(w, r)
-	})
 }
 
 // nodeName is how operators see this process.

@@ -33,9 +33,10 @@ var table = map[string][]string{
 	"notify/hub":         {"changefeed/change"},
 
 	"server/wire":   {},
+	"server/admit":  {},
 	"server/auth":   {"server/wire"},
 	"server/config": {"server/auth"},
-	"server/pull":   {"changefeed/change", "changefeed/changelog", "changefeed/route", "changefeed/snapshot", "changefeed/tail", "changefeed/value", "server/wire"},
+	"server/pull":   {"changefeed/change", "changefeed/changelog", "changefeed/route", "changefeed/snapshot", "changefeed/tail", "changefeed/value", "server/admit", "server/wire"},
 	"server/api":    {"changefeed/change", "notify/hub", "server/auth", "server/pull", "server/wire"},
 	"server/attach": {"changefeed/route", "migrations"},
 	"server/dev":    {"server/auth", "server/wire"},

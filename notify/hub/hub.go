@@ -18,11 +18,20 @@ type Session interface {
 	// Nudge tells the session that changes up to head are there to be pulled. It is called with the
 	// hub locked: it must neither block nor call the hub. Calls may come from several goroutines,
 	// may repeat a head, and within one frame heads of several scopes come in any order: keep the newest.
-	Nudge(head change.Position)
+	// with is who else hears, so that all of them need not pull at once.
+	Nudge(head change.Position, with Crowd)
 
 	// Own tells the session that its own device's changes up to head are there to be pulled. The device
 	// is not nudged for them as long as it comes for them by itself. Called as Nudge is.
 	Own(head change.Position)
+}
+
+// Crowd is whom one frame nudges together.
+type Crowd struct {
+	Sessions int // at most so many; a session of two of the frame's scopes counts twice
+	// Database: what they will pull is not in the newest stretch of the log but in the database: a reset, or a
+	// frame that was too large to be carried.
+	Database bool
 }
 
 // Hub is the sessions of this node. Its methods may be called from any goroutine.
@@ -119,6 +128,7 @@ type heads struct {
 	writer  string                     // the origin of the newest change, "" if it did not say
 	foreign change.Position            // newest that is not the writer's; zero if all are
 	own     map[string]change.Position // newest of each device that is an origin
+	reset   bool                       // there is a reset among the changes
 }
 
 // add takes the next change of the scope, in commit order.
@@ -127,12 +137,18 @@ func (p *heads) add(c *change.Change) {
 		p.foreign = p.newest
 	}
 	p.newest, p.writer = c.Pos, c.Origin
+	p.reset = p.reset || startsOver(c)
 	if c.Origin != "" {
 		if p.own == nil {
 			p.own = make(map[string]change.Position, 1)
 		}
 		p.own[c.Origin] = c.Pos
 	}
+}
+
+// startsOver reports whether a change has devices read rows anew. An emptied table has none.
+func startsOver(c *change.Change) bool {
+	return c.Op == change.Reset && (c.Reason != change.ReasonTruncate || c.Table == "*")
 }
 
 // of returns the newest position that the device did not write itself; zero if it wrote all.
@@ -150,15 +166,17 @@ func (h *Hub) Deliver(f change.Frame) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	if f.HeadsOnly {
-		h.announce(change.All, f.Next)
+		h.announce(change.All, f.Next, Crowd{Sessions: h.size(change.All), Database: true})
 		return
 	}
 	var toAll change.Position
+	var all Crowd
 	byScope := make(map[*members]heads)
 	for i := range f.Changes {
 		c := &f.Changes[i]
 		if c.Scope == change.All {
 			toAll = c.Pos
+			all.Database = all.Database || startsOver(c)
 			continue
 		}
 		if m := h.scopes[c.Scope]; m != nil {
@@ -168,12 +186,25 @@ func (h *Hub) Deliver(f change.Frame) {
 		}
 	}
 	if !toAll.IsZero() {
-		h.announce(change.All, toAll)
+		all.Sessions = h.size(change.All)
+		h.announce(change.All, toAll, all)
+	}
+	var fromTail, fromDatabase int
+	for m, p := range byScope {
+		if p.reset {
+			fromDatabase += len(m.list)
+		} else {
+			fromTail += len(m.list)
+		}
 	}
 	for m, p := range byScope {
+		crowd := Crowd{Sessions: fromTail}
+		if p.reset {
+			crowd = Crowd{Sessions: fromDatabase, Database: true}
+		}
 		for _, r := range m.list {
 			if head := p.of(r.device); !head.IsZero() {
-				r.session.Nudge(head)
+				r.session.Nudge(head, crowd)
 			}
 			if head, wrote := p.own[r.device]; wrote {
 				r.session.Own(head)
@@ -187,20 +218,32 @@ func (h *Hub) Deliver(f change.Frame) {
 func (h *Hub) Announce(scopes []change.Scope, head change.Position) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
+	var crowd Crowd
 	for _, s := range scopes {
-		h.announce(s, head)
+		crowd.Sessions += h.size(s)
+	}
+	for _, s := range scopes {
+		h.announce(s, head, crowd)
 	}
 }
 
 // announce nudges the sessions of one scope. Called with mu held.
-func (h *Hub) announce(s change.Scope, head change.Position) {
+func (h *Hub) announce(s change.Scope, head change.Position, crowd Crowd) {
 	m := h.scopes[s]
 	if m == nil {
 		return
 	}
 	for _, r := range m.list {
-		r.session.Nudge(head)
+		r.session.Nudge(head, crowd)
 	}
+}
+
+// size is how many sessions a scope has. Called with mu held.
+func (h *Hub) size(s change.Scope) int {
+	if m := h.scopes[s]; m != nil {
+		return len(m.list)
+	}
+	return 0
 }
 
 // Stats is the size of a hub, for metrics.

@@ -22,6 +22,7 @@ type session struct {
 	mu    sync.Mutex
 	head  change.Position
 	own   change.Position
+	with  hub.Crowd
 	calls int
 }
 
@@ -33,10 +34,11 @@ func (s *session) Own(head change.Position) {
 	s.own = head
 }
 
-func (s *session) Nudge(head change.Position) {
+func (s *session) Nudge(head change.Position, with hub.Crowd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls++
+	s.with = with
 	if s.head.Before(head) {
 		s.head = head
 	}
@@ -107,6 +109,37 @@ func TestA15AllIsForEverySession(t *testing.T) {
 	}
 	if other.calls != 1 {
 		t.Errorf("%d calls", other.calls)
+	}
+}
+
+// Each hears how many hear with it, and whether that sends them to the database.
+func TestCrowd(t *testing.T) {
+	of := func(op change.Op, scope, table string, why change.Reason) change.Change {
+		return change.Change{Pos: at(1), Scope: change.Scope(scope), Op: op, Table: table, Reason: why}
+	}
+	upsert := of(change.Upsert, "user:0", "t", "")
+	for name, c := range map[string]struct {
+		frame change.Frame
+		want  hub.Crowd // of the first session
+	}{
+		"a row of one":            {change.Frame{Changes: []change.Change{upsert}}, hub.Crowd{Sessions: 3}},
+		"rows of two":             {change.Frame{Changes: []change.Change{upsert, of(change.Upsert, "user:1", "t", "")}}, hub.Crowd{Sessions: 6}},
+		"a reset for everybody":   {change.Frame{Changes: []change.Change{of(change.Reset, "*", "t", change.ReasonSchema)}}, hub.Crowd{Sessions: 9, Database: true}},
+		"a table that is empty":   {change.Frame{Changes: []change.Change{of(change.Reset, "*", "t", change.ReasonTruncate)}}, hub.Crowd{Sessions: 9}},
+		"a reset of one":          {change.Frame{Changes: []change.Change{of(change.Reset, "user:0", "*", change.ReasonGrant)}}, hub.Crowd{Sessions: 3, Database: true}},
+		"a row and a reset":       {change.Frame{Changes: []change.Change{upsert, of(change.Reset, "user:1", "*", change.ReasonGrant)}}, hub.Crowd{Sessions: 3}},
+		"too large to be carried": {change.Frame{Next: at(1), HeadsOnly: true}, hub.Crowd{Sessions: 9, Database: true}},
+	} {
+		h := hub.New()
+		sessions := make([]*session, 9)
+		for i := range sessions {
+			sessions[i] = &session{device: fmt.Sprint(i)}
+			h.Register([]change.Scope{change.Scope(fmt.Sprintf("user:%d", i/3))}, sessions[i])
+		}
+		h.Deliver(c.frame)
+		if got := sessions[0].with; got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
 	}
 }
 
@@ -294,8 +327,8 @@ func TestRace(t *testing.T) {
 // counter is a session that costs as little as one can.
 type counter struct{ device string }
 
-func (c *counter) Device() string        { return c.device }
-func (c *counter) Nudge(change.Position) {}
+func (c *counter) Device() string                   { return c.device }
+func (c *counter) Nudge(change.Position, hub.Crowd) {}
 
 func (c *counter) Own(change.Position) {}
 

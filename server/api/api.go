@@ -74,6 +74,9 @@ type Config struct {
 	Revoke func(ctx context.Context, r auth.Revocation) (auth.Revocation, error)
 	// Polling is the operator's order to poll; nil: there never is one.
 	Polling Polling
+	// StartOvers is how many pages for devices that start over the node can serve in a second; nil: it is not
+	// known. It is called with the hub locked.
+	StartOvers func() float64
 	// MetricsHandler serves /metrics on the admin listener; nil for none.
 	MetricsHandler http.Handler
 
@@ -107,6 +110,8 @@ type Limits struct {
 	HandshakeRate  int // new sockets a second, and at once; 200
 	MaxSockets     int // open ones, streams and waiting pulls among them; 50,000
 	MaxUserSockets int // of those, one user's; 64
+	DevicePulls    int // a second, of one device, and five times as many at once; 50
+	UserPulls      int // likewise, of one user; 100
 	BodyBytes      int // of pages that are being written; 128 MiB. An eighth of them may be one user's
 }
 
@@ -131,6 +136,8 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.HandshakeRate, 200)
 	orInt(&l.MaxSockets, 50_000)
 	orInt(&l.MaxUserSockets, 64)
+	orInt(&l.DevicePulls, 50)
+	orInt(&l.UserPulls, 100)
 	orInt(&l.BodyBytes, 128<<20)
 	return l
 }
@@ -180,6 +187,8 @@ type API struct {
 	origins map[string]bool
 	frames  frameBuffers
 	bodies  *bodies
+	rates   *pullRates
+	herd    *herd
 	// compress is shared by all answers.
 	compress *compressors
 	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost
@@ -240,6 +249,8 @@ func New(cfg Config) (*API, error) {
 		return nil, fmt.Errorf("api: %w", err)
 	}
 	a.bodies = newBodies(a.limits.BodyBytes)
+	a.rates = newPullRates(a.limits.DevicePulls, a.limits.UserPulls)
+	a.herd = newHerd(cfg.StartOvers)
 	a.handshakes = rate.NewLimiter(rate.Limit(a.limits.HandshakeRate), a.limits.HandshakeRate)
 	a.base, a.stopBase = context.WithCancel(context.Background())
 	for _, o := range cfg.Origins {

@@ -52,11 +52,16 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	if err != nil {
 		return refuse(err)
 	}
+	if err := a.rates.allow(deviceKey{id.User, device}, time.Now()); err != nil {
+		return refuse(err)
+	}
 	ask, err := a.readPull(r)
 	if err != nil {
 		return refuse(err)
 	}
 	ask.User, ask.Device = id.User, device
+	// Whoever holds a session here is in the foreground, whatever woke it before.
+	ask.Woken = ask.Woken && a.session(deviceKey{id.User, device}) == nil
 	var ans *pull.Answer
 	if ask.wait > 0 && a.polling() == 0 {
 		ans, waited, err = a.longPoll(w, r, id, ask)
@@ -109,7 +114,17 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 func (a *API) pullOnce(ctx context.Context, r pull.Request) (*pull.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.limits.Pull)
 	defer cancel()
-	return a.cfg.Engine.Pull(ctx, r)
+	return a.enginePull(ctx, r)
+}
+
+// enginePull asks the engine and notes what the answer cost.
+func (a *API) enginePull(ctx context.Context, r pull.Request) (*pull.Answer, error) {
+	began := time.Now()
+	ans, err := a.cfg.Engine.Pull(ctx, r)
+	if err == nil && ans.Source == "tail" {
+		a.herd.pulled(time.Since(began))
+	}
+	return ans, err
 }
 
 // readPull reads the query, and If-None-Match where it stands in for since.
@@ -141,6 +156,7 @@ func (a *API) readPull(r *http.Request) (ask asked, err error) {
 			if len(value) > maxNudgeID {
 				return ask, invalid("nudge is not an id of ours", "Send a nudge's id as it was received.")
 			}
+			ask.Woken = strings.HasPrefix(value, wire.PushNudge)
 		case "wait":
 			if ask.wait, err = time.ParseDuration(value); err != nil || ask.wait < 0 {
 				return ask, invalid("wait is not a duration", "Send a number and a unit, as in wait=30s.")

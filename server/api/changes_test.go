@@ -152,11 +152,11 @@ func TestEngineProblems(t *testing.T) {
 		retry  string
 	}{
 		{wire.NewProblem(wire.DatabaseAway, "").After(2500 * time.Millisecond), 503, wire.DatabaseAway, "3"},
-		{wire.NewProblem(wire.Starting, ""), 503, wire.Starting, "1"},
+		{wire.NewProblem(wire.Starting, ""), 503, wire.Starting, "1 or 2"},
 		{wire.NewProblem(wire.TableForbidden, ""), 403, wire.TableForbidden, ""},
 		{wire.NewProblem(wire.TableUnknown, ""), 404, wire.TableUnknown, ""},
 		{errors.New("secret: SELECT"), 500, wire.Internal, ""},
-		{nil, 503, wire.Overloaded, "1"}, // takes too long
+		{nil, 503, wire.Overloaded, "1 or 2"}, // takes too long
 	} {
 		w.engine.pull = func(ctx context.Context, _ pull.Request) (*pull.Answer, error) {
 			if c.err != nil {
@@ -167,7 +167,7 @@ func TestEngineProblems(t *testing.T) {
 		}
 		res, body := w.ask("GET", "/v1/changes", "")
 		wantProblem(t, res, body, c.status, c.code)
-		if got := res.Header.Get("Retry-After"); got != c.retry {
+		if got := res.Header.Get("Retry-After"); (got == "") != (c.retry == "") || !strings.Contains(c.retry, got) {
 			t.Errorf("%s: Retry-After %q", c.code, got)
 		}
 		if strings.Contains(body, "secret") {

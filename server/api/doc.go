@@ -60,6 +60,14 @@
 // pages, over HTTP and socket, a node holds 128 MiB, and an eighth of that for one user: beyond it a pull is
 // refused with overloaded, or rate_limited.
 //
+// A device may pull 50 times a second, a user with all devices 100 times, five times as many at once, over HTTP and
+// socket together; beyond it a pull is refused with rate_limited, and the session goes on. Of what needs the
+// database the engine's queue may refuse a pull with overloaded. Every refusal of that kind says when to come back, and
+// no two say the same.
+//
+// A nudge that many hear carries within_ms, the time that this node needs to serve all of them (herd.go): each
+// device takes a moment of its own in it.
+//
 // # Where no socket gets through
 //
 // GET /v1/events is a session whose frames leave as server-sent events, named after their type; the last

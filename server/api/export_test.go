@@ -1,5 +1,11 @@
 package api
 
+import (
+	"time"
+
+	"github.com/nudgesync/nudge/notify/hub"
+)
+
 // Decode is the frame decoder, for fuzzing.
 var Decode = decode
 
@@ -19,3 +25,26 @@ func (a *API) Routes() map[string][]string {
 	}
 	return out
 }
+
+// PullRates bound how often devices pull, for tests.
+type PullRates struct{ *pullRates }
+
+// NewPullRates makes them, of pulls a second.
+func NewPullRates(device, user int) PullRates { return PullRates{newPullRates(device, user)} }
+
+// Allow counts a pull.
+func (r PullRates) Allow(user, device string, now time.Time) error {
+	return r.allow(deviceKey{user, device}, now)
+}
+
+// Herd knows how many pulls a node can serve, for tests.
+type Herd struct{ *herd }
+
+// NewHerd makes one that knows of no database.
+func NewHerd() Herd { return Herd{newHerd(nil)} }
+
+// Pulled notes a pull from memory.
+func (h Herd) Pulled(took time.Duration) { h.pulled(took) }
+
+// Within is what a session is told that hears with others.
+func (h Herd) Within(now time.Time, with hub.Crowd) time.Duration { return h.within(now, with) }

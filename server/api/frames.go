@@ -253,6 +253,10 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 		return "none", string(wire.RequestInvalid), s.refuse(&f.ID, invalid("pull",
 			"Limit and wait_ms are not negative; nudge is the id of a nudge, as it was received."))
 	}
+	if err := s.api.rates.allow(deviceKey{s.user, s.device}, time.Now()); err != nil {
+		p := s.problem(err)
+		return "none", string(p.Code), s.refuse(&f.ID, p)
+	}
 	req := pull.Request{
 		User: s.user, Device: s.device,
 		Limit: min(f.Limit, s.api.limits.PageRows), Bytes: wire.MaxChangesFrame - changesOverhead,
@@ -268,12 +272,12 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	if wait > 0 {
 		s.expect(wait)
 	}
-	ans, err := s.api.cfg.Engine.Pull(ctx, req)
+	ans, err := s.api.enginePull(ctx, req)
 	if err == nil && ans.NothingNew && wait > 0 {
 		// The reader waits, so the client's other frames wait too: a moment, not a long poll.
 		s.await(ctx, ans.Upto, wait)
 		if err = s.check(); err == nil { // much can happen in a wait
-			ans, err = s.api.cfg.Engine.Pull(ctx, req)
+			ans, err = s.api.enginePull(ctx, req)
 		}
 	}
 	upto := change.Position{}

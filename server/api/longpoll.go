@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	mathrand "math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
@@ -20,26 +22,30 @@ type waiter struct {
 	device string
 	bell   chan struct{} // rung when head or over change; of capacity 1
 
-	mu   sync.Mutex
-	head change.Position // newest that was heard of, zero for none
-	over bool            // it is to be answered now, with what there is
+	herd *herd
+
+	mu     sync.Mutex
+	head   change.Position // newest that was heard of, zero for none
+	within time.Duration   // of which it may let pass until it looks, as one of many
+	over   bool            // it is to be answered now, with what there is
 }
 
 // Device is the asking device's id.
 func (p *waiter) Device() string { return p.device }
 
 // Nudge notes that there is something to pull. It does not block.
-func (p *waiter) Nudge(head change.Position) {
+func (p *waiter) Nudge(head change.Position, with hub.Crowd) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !covers(p.head, head) {
 		p.head = head
+		p.within = max(p.within, p.herd.within(time.Now(), with))
 		p.ring()
 	}
 }
 
 // Own is Nudge: whoever wrote it, the waiting device does not have it.
-func (p *waiter) Own(head change.Position) { p.Nudge(head) }
+func (p *waiter) Own(head change.Position) { p.Nudge(head, hub.Crowd{}) }
 
 // leave does nothing: a pull can't be told to go, only be answered.
 func (p *waiter) leave(time.Duration) {}
@@ -66,8 +72,12 @@ func (p *waiter) await(ctx context.Context, pos change.Position, until <-chan ti
 		p.mu.Lock()
 		news = !p.head.IsZero() && !covers(pos, p.head)
 		p.head = change.Position{} // what it announced is in the next page, or was in the last one
-		over := p.over
+		over, within := p.over, p.within
+		p.within = 0
 		p.mu.Unlock()
+		if news && !over {
+			p.spread(ctx, within, until)
+		}
 		if news || over {
 			return news
 		}
@@ -81,10 +91,34 @@ func (p *waiter) await(ctx context.Context, pos change.Position, until <-chan ti
 	}
 }
 
+// spread lets a random part of within pass, as a device with a session does, but not what goes past the pull's own
+// time.
+func (p *waiter) spread(ctx context.Context, within time.Duration, until <-chan time.Time) {
+	if within == 0 {
+		return
+	}
+	timer := time.NewTimer(time.Duration(mathrand.Int64N(int64(within))))
+	defer timer.Stop()
+	for over := false; !over; {
+		select {
+		case <-p.bell: // more news can wait as well; an end can't
+			p.mu.Lock()
+			over = p.over
+			p.mu.Unlock()
+		case <-timer.C:
+			return
+		case <-until:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // longPoll answers a pull that may wait. It registers first and looks after, so that what is committed in
 // between wakes it. waited is the time that passed for want of news.
 func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity, ask asked) (ans *pull.Answer, waited time.Duration, err error) {
-	p := &waiter{device: ask.Device, bell: make(chan struct{}, 1)}
+	p := &waiter{device: ask.Device, bell: make(chan struct{}, 1), herd: a.herd}
 	if full := a.admitWaiter(deviceKey{ask.User, ask.Device}, p); full != nil {
 		// To wait takes a place; what there is already does not.
 		if ans, err = a.pullOnce(r.Context(), ask.Request); err == nil && ans.NothingNew {

@@ -7,21 +7,27 @@ import (
 	"time"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
 // Nudge notes that the device's newest head is now head. It does not block: at most it starts a
 // goroutine.
-func (s *session) Nudge(head change.Position) {
+func (s *session) Nudge(head change.Position, with hub.Crowd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if covers(s.head, head) {
 		return
 	}
+	now := time.Now()
 	s.head = head
+	if !s.nudgeDue {
+		s.within = 0
+	}
 	s.nudgeDue = true
+	s.within = max(s.within, s.api.herd.within(now, with))
 	s.ring()
-	s.kick(time.Now())
+	s.kick(now)
 }
 
 // Own notes that the device's own changes up to head can be pulled. The pull that follows a write brings
@@ -123,7 +129,7 @@ func (s *session) answered(pos change.Position) {
 func (s *session) miss(own change.Position) {
 	s.own, s.expects = change.Position{}, time.Time{}
 	if !covers(s.head, own) { // else a nudge went past it
-		s.head, s.nudgeDue = own, true
+		s.head, s.nudgeDue, s.within = own, true, 0
 	}
 }
 
@@ -197,8 +203,8 @@ func (s *session) next(now time.Time) func() (more bool) {
 	}
 	s.nudgeDue = false
 	s.nudgedAt = now
-	head := s.head
-	return func() bool { return s.nudge(s.api.cfg.Engine.Head(s.user, head)) }
+	head, within := s.head, s.within
+	return func() bool { return s.nudge(s.api.cfg.Engine.Head(s.user, head), within) }
 }
 
 // arm sets the timer that wakes the session for its trailing nudge. mu is held.
@@ -222,9 +228,9 @@ func (s *session) wake() {
 }
 
 // nudge writes a nudge. Its id is the device's to echo in the pull that follows.
-func (s *session) nudge(head string) bool {
+func (s *session) nudge(head string, within time.Duration) bool {
 	ok := s.send(wire.TNudge, wire.Nudge{
-		T: wire.TNudge, Head: head, ID: strconv.FormatUint(mathrand.Uint64(), 36),
+		T: wire.TNudge, Head: head, WithinMS: int(within.Milliseconds()), ID: strconv.FormatUint(mathrand.Uint64(), 36),
 	})
 	if ok {
 		s.api.metrics.nudges.Inc()

@@ -224,4 +224,9 @@ func TestPollingOrder(t *testing.T) {
 	o.fail(errors.New("secret"))
 	res, body = ask("PUT", `{"poll_after_s":60}`)
 	wantProblem(t, res, body, 500, wire.Internal)
+	o.fail(context.DeadlineExceeded)
+	for _, method := range []string{"PUT", "DELETE"} {
+		res, body = ask(method, `{"poll_after_s":60}`)
+		wantProblem(t, res, body, 503, wire.Overloaded)
+	}
 }

@@ -30,7 +30,7 @@ func problemOf(err error) *wire.Problem {
 		p = wire.NewProblem(wire.Internal, "")
 	}
 	if p.RetryAfterMS == 0 && (p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests) {
-		p = p.After(retryDefault)
+		p = p.AfterAbout(retryDefault)
 	}
 	return p
 }

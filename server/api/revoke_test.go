@@ -236,6 +236,7 @@ func TestRevocationsEndpoint(t *testing.T) {
 		r.Host = "127.0.0.1:8081"
 		rec := httptest.NewRecorder()
 		w.api.Admin().ServeHTTP(rec, r)
+		theContract().check(t, r, rec.Result(), rec.Body.String())
 		return rec
 	}
 	for body, want := range map[string]string{
@@ -270,6 +271,9 @@ func TestRevocationsEndpoint(t *testing.T) {
 	if strings.Contains(rec.Body.String(), "hunter2") {
 		t.Errorf("%s", rec.Body)
 	}
+	failure = context.DeadlineExceeded
+	rec = ask("POST", `{"user":"7"}`)
+	wantProblem(t, rec.Result(), rec.Body.String(), 503, wire.Overloaded)
 	res, body := w.ask("POST", "/v1/admin/revocations", `{"user":"7"}`) // not for devices
 	wantProblem(t, res, body, 404, wire.NotFound)
 }

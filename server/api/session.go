@@ -65,7 +65,8 @@ type session struct {
 
 	// The newest head (I8): one, not a queue.
 	head     change.Position
-	nudgeDue bool // head is to be written
+	nudgeDue bool          // head is to be written
+	within   time.Duration // of which that nudge gives the device to pull; 0: at once
 	nudgedAt time.Time
 
 	// What the device wrote itself: it comes for that by its own pull, and is nudged if it does not.

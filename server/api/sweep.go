@@ -157,7 +157,7 @@ func (s *session) refresh(since time.Time) {
 	case err != nil:
 		s.api.log.Debug("no fresh cursor for a quiet session", "session", s.id, "error", err)
 	case at.Behind:
-		s.nudge(at.Head)
+		s.nudge(at.Head, 0)
 	case at.Fresh != "":
 		s.send(wire.TCursor, wire.Cursor{T: wire.TCursor, Cursor: at.Fresh})
 	}

@@ -157,6 +157,12 @@ type Limits struct {
 	HandshakeRate  int    `yaml:"handshake_rate"`   // new sockets a second
 	MaxSockets     int    `yaml:"max_sockets"`      // open ones
 	MaxUserSockets int    `yaml:"max_user_sockets"` // of those, one user's
+	DevicePulls    int    `yaml:"device_pulls"`     // of one device, a second, and five times as many at once
+	UserPulls      int    `yaml:"user_pulls"`       // likewise, of one user
+	Queue          int    `yaml:"queue"`            // pulls of a class that wait for the database
+	// QueueWait is how long a pull waits for the database at most; snapshots and devices that a push woke
+	// wait for twice that.
+	QueueWait time.Duration `yaml:"queue_wait"`
 }
 
 // Lane is a tenant class with limits of its own.
@@ -189,6 +195,7 @@ func Default() *Config {
 		Limits: Limits{
 			PageRows: 500, PageBytes: 1 << 20, TailBytes: 128 << 20, SpillBytes: 32 << 20,
 			Snapshots: 4, HandshakeRate: 200, MaxSockets: 50_000, MaxUserSockets: 64,
+			DevicePulls: 50, UserPulls: 100, Queue: 1000, QueueWait: 2 * time.Second,
 		},
 		Values: Values{WideNumbers: "number"},
 	}

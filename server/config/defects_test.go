@@ -46,6 +46,7 @@ func TestDefects(t *testing.T) {
 		"alias to nowhere":            {"auth: {issuer: *who}\nrolls: []", config.UnknownKey, 6, 1, "rolls", "", ""},
 		"connection string":           {"log: {dsn: 'postgres://a:b@h:port/x'}", config.Invalid, 5, 7, "log.dsn", "postgres://user", "log: {dsn…"},
 		"no snapshots":                {"log: {}\nlimits: {snapshots: 0}", config.Invalid, 6, 21, "limits.snapshots", "", ""},
+		"too long a wait":             {"limits: {queue_wait: 5s}", config.Invalid, 5, 22, "limits.queue_wait", "", ""},
 		"too many rows a page":        {"limits: {page_rows: 5001}", config.Invalid, 5, 21, "limits.page_rows", "", ""},
 		"too little to spill from":    {"limits: {spill_bytes: 64KiB}", config.Invalid, 5, 23, "limits.spill_bytes", "", ""},
 		"relative directory":          {"limits: {spill_dir: spill}", config.Invalid, 5, 21, "limits.spill_dir", "working", ""},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -323,6 +324,12 @@ func (l *loader) limits(c *Limits) {
 	l.between("limits.handshake_rate", int64(c.HandshakeRate), 1, 1_000_000)
 	l.between("limits.max_sockets", int64(c.MaxSockets), 1, 10_000_000)
 	l.between("limits.max_user_sockets", int64(c.MaxUserSockets), 1, 10_000_000)
+	l.between("limits.device_pulls", int64(c.DevicePulls), 1, 1_000_000)
+	l.between("limits.user_pulls", int64(c.UserPulls), 1, 1_000_000)
+	l.between("limits.queue", int64(c.Queue), 1, 1_000_000)
+	if w := c.QueueWait; w < 10*time.Millisecond || w > 4*time.Second { // a pull, which may wait twice, is given up after 10 s
+		l.invalid("limits.queue_wait", "", "limits.queue_wait is %v, but goes from 10ms to 4s", w)
+	}
 }
 
 func (l *loader) between(path string, n, low, high int64) {

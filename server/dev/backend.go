@@ -147,7 +147,7 @@ func readDevice(w http.ResponseWriter, r *http.Request) (string, error) {
 // away logs what failed and tells the page no more than that it may try again.
 func (a *App) away(w http.ResponseWriter, what string, err error) {
 	a.cfg.Log.Error("the demo cannot answer", "doing", what, "error", err)
-	problem(w, wire.NewProblem(wire.DatabaseAway, "").After(time.Second))
+	problem(w, wire.NewProblem(wire.DatabaseAway, "").AfterAbout(time.Second))
 }
 
 func answer(w http.ResponseWriter, body any) {

@@ -6,15 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/route"
 	"github.com/nudgesync/nudge/changefeed/snapshot"
 	"github.com/nudgesync/nudge/changefeed/tail"
+	"github.com/nudgesync/nudge/server/admit"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -43,15 +43,14 @@ type Config struct {
 	Tail    Tail
 	Log     Log
 	Rows    Rows
+	Queue   *admit.Queue // before Log and Rows: whatever touches them takes a place first (I11)
 	Routing *route.Config
 	Key     []byte // 32 bytes, the same on every node; seals cursors
 	Logger  *slog.Logger
 
 	PageRows  int // ceiling of a page, and its default. Default: 500
 	PageBytes int // likewise. Default: 1 MiB
-	Snapshots int // snapshot pages read at once. Default: 4
-	// Patience is how long a pull waits inside the server: for its turn to snapshot, for the log to pass
-	// a floor. Default: 2 s.
+	// Patience is how long a pull waits for the log to pass a floor. Default: 2 s.
 	Patience time.Duration
 }
 
@@ -61,12 +60,13 @@ type Engine struct {
 	seal   *sealer
 	tables []string // configured, in name order
 	hash   uint64
-	turns  *semaphore.Weighted
+	beats  *beats
+	start  atomic.Pointer[change.Position] // where the log was last seen to begin; nil: not seen
 }
 
 // New returns an engine.
 func New(cfg Config) (*Engine, error) {
-	if cfg.Tail == nil || cfg.Log == nil || cfg.Rows == nil || cfg.Routing == nil || cfg.Logger == nil {
+	if cfg.Tail == nil || cfg.Log == nil || cfg.Rows == nil || cfg.Queue == nil || cfg.Routing == nil || cfg.Logger == nil {
 		return nil, errors.New("pull: a required field of Config is nil")
 	}
 	seal, err := newSealer(cfg.Key)
@@ -75,12 +75,8 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.PageRows = orDefault(cfg.PageRows, 500)
 	cfg.PageBytes = orDefault(cfg.PageBytes, 1<<20)
-	cfg.Snapshots = orDefault(cfg.Snapshots, 4)
 	cfg.Patience = orDefault(cfg.Patience, 2*time.Second)
-	return &Engine{
-		cfg: cfg, seal: seal, tables: cfg.Routing.Names(), hash: cfg.Routing.Hash(),
-		turns: semaphore.NewWeighted(int64(cfg.Snapshots)),
-	}, nil
+	return &Engine{cfg: cfg, seal: seal, tables: cfg.Routing.Names(), hash: cfg.Routing.Hash(), beats: newBeats()}, nil
 }
 
 func orDefault[T int | time.Duration](v, def T) T {
@@ -110,8 +106,11 @@ func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
 		return nil, err
 	}
 	p := &page{
-		engine: e, user: r.User, scopes: Scopes(r.User),
+		engine: e, user: r.User, scopes: Scopes(r.User), class: admit.Foreground,
 		rows: min(orDefault(r.Limit, e.cfg.PageRows), e.cfg.PageRows), bytes: min(orDefault(r.Bytes, e.cfg.PageBytes), e.cfg.PageBytes),
+	}
+	if r.Woken {
+		p.class = admit.Woken
 	}
 	a := &Answer{}
 	if c == nil {
@@ -144,7 +143,7 @@ func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
 func (e *Engine) head() (change.Frame, error) {
 	head, ok := e.cfg.Tail.Head()
 	if !ok {
-		return head, wire.NewProblem(wire.Starting, "").After(time.Second)
+		return head, wire.NewProblem(wire.Starting, "").AfterAbout(time.Second)
 	}
 	return head, e.routed(head.Config)
 }
@@ -153,7 +152,7 @@ func (e *Engine) head() (change.Frame, error) {
 // already.
 func (e *Engine) routed(config uint64) error {
 	if config != e.hash {
-		return wire.NewProblem(wire.Starting, "").After(time.Second)
+		return wire.NewProblem(wire.Starting, "").AfterAbout(time.Second)
 	}
 	return nil
 }
@@ -239,6 +238,19 @@ func (e *Engine) Compare(ctx context.Context, user, text string) (Comparison, er
 	return out, nil
 }
 
+// learn notes where the log begins.
+func (e *Engine) learn(s *changelog.State) {
+	start := s.Start()
+	e.start.Store(&start)
+}
+
+// gone reports whether a position is known to be dropped from the log, which only ever loses more of an epoch. Then
+// a herd of expired cursors need not ask for it.
+func (e *Engine) gone(pos change.Position) bool {
+	start := e.start.Load()
+	return start != nil && start.Epoch == pos.Epoch && pos.Before(*start)
+}
+
 // Head is a position as the head of a nudge: a cursor that may be compared, not pulled from.
 func (e *Engine) Head(user string, pos change.Position) string {
 	return e.seal.seal(user, &cursor{pos: pos, config: e.hash, head: true})
@@ -257,17 +269,22 @@ func (e *Engine) Saved(user, text string) (change.Position, error) {
 // problem is what a device hears of an internal error.
 func (e *Engine) problem(ctx context.Context, err error) error {
 	var p *wire.Problem
+	var refused *admit.Refusal
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &refused) && refused.Reason == admit.UserFull:
+		return wire.NewProblem(wire.RateLimited, "this user has as many pulls under way as one may").AfterAbout(refused.After)
+	case errors.As(err, &refused):
+		return wire.NewProblem(wire.Overloaded, "too many devices need the database at once").AfterAbout(refused.After)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, tail.ErrNotReady), errors.Is(err, changelog.ErrNoEpoch), errors.Is(err, snapshot.ErrFenced),
 		errors.Is(err, snapshot.ErrUnknown):
-		return wire.NewProblem(wire.Starting, "").After(time.Second)
+		return wire.NewProblem(wire.Starting, "").AfterAbout(time.Second)
 	case errors.Is(err, snapshot.ErrBehind):
-		return wire.NewProblem(wire.Overloaded, "the replica that rows are read from is behind").After(2 * time.Second)
+		return wire.NewProblem(wire.Overloaded, "the replica that rows are read from is behind").AfterAbout(2 * time.Second)
 	}
 	e.cfg.Logger.Error("pull failed", "error", err)
-	return wire.NewProblem(wire.DatabaseAway, "").After(2 * time.Second)
+	return wire.NewProblem(wire.DatabaseAway, "").AfterAbout(2 * time.Second)
 }

@@ -1,6 +1,7 @@
 package pull
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 
@@ -41,3 +42,14 @@ var (
 	ErrMalformed = errMalformed
 	ErrForeign   = errForeign
 )
+
+// Beats share heartbeats, for tests.
+type Beats struct{ *beats }
+
+// NewBeats makes them.
+func NewBeats() Beats { return Beats{newBeats()} }
+
+// After returns once a heartbeat was sent that began after the call.
+func (b Beats) After(ctx context.Context, send func(context.Context) error) error {
+	return b.after(ctx, send)
+}

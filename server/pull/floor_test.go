@@ -1,6 +1,7 @@
 package pull_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -88,9 +89,9 @@ func (d *device) take(e *pull.Engine, limit int) *pull.Answer {
 }
 
 // deafNode is a second node that stands where the log is now and hears no frame.
-func (r *rig) deafNode() *pull.Engine {
+func (r *rig) deafNode(change ...func(*pull.Config)) *pull.Engine {
 	r.t.Helper()
-	node, err := tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: 1 << 20, Stale: time.Hour, Logger: testLogger()})
+	node, err := tail.New(tail.Config{Log: tailLog{r.log}, MaxBytes: cmp.Or(r.tailBytes, 1<<20), Stale: time.Hour, Logger: testLogger()})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -115,9 +116,13 @@ func (r *rig) deafNode() *pull.Engine {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	e, err := pull.New(pull.Config{
-		Tail: node, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: 50 * time.Millisecond,
-	})
+	cfg := pull.Config{
+		Tail: node, Log: r.log, Rows: rows, Queue: r.queue, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: 7, Patience: 50 * time.Millisecond,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	e, err := pull.New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/nudgesync/nudge/changefeed/changelog"
 	"github.com/nudgesync/nudge/changefeed/snapshot"
 	"github.com/nudgesync/nudge/changefeed/tail"
+	"github.com/nudgesync/nudge/server/admit"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
@@ -20,7 +21,8 @@ type page struct {
 	engine *Engine
 	user   string
 	scopes []change.Scope
-	rows   int // what may still go in
+	class  admit.Class // of its reads of the log
+	rows   int         // what may still go in
 	bytes  int
 	items  []item
 	source string
@@ -32,12 +34,17 @@ type page struct {
 func (p *page) fill(ctx context.Context, c *cursor) error {
 	for range maxResets {
 		if c.snap != nil {
-			if err := p.snapshot(ctx, c); err != nil {
+			if err := p.snapshot(ctx, c); p.enough(err) {
+				break
+			} else if err != nil {
 				return err
 			}
 		}
 		if c.snap == nil {
-			if err := p.follow(ctx, c); err != nil {
+			if err := p.follow(ctx, c); p.enough(err) {
+				p.more = true // what was read so far is a page; the rest is the next one's
+				break
+			} else if err != nil {
 				return err
 			}
 		}
@@ -47,6 +54,18 @@ func (p *page) fill(ctx context.Context, c *cursor) error {
 	}
 	p.more = p.more || c.snap != nil
 	return nil
+}
+
+// enough reports whether a page is to go out as it is: it has rows that cost a place before the database, and was
+// refused a second one for the rest.
+func (p *page) enough(err error) bool {
+	var refused *admit.Refusal
+	return len(p.items) > 0 && errors.As(err, &refused)
+}
+
+// enter takes a place before the database.
+func (p *page) enter(ctx context.Context, class admit.Class) (leave func(), err error) {
+	return p.engine.cfg.Queue.Enter(ctx, class, p.user)
 }
 
 // maxResets is how many resets one page may go through.
@@ -155,11 +174,20 @@ func (p *page) read(ctx context.Context, after change.Position) (_ []change.Chan
 	if !errors.Is(err, tail.ErrBefore) {
 		return nil, head, false, err
 	}
+	if e.gone(after) {
+		return nil, head, false, changelog.ErrGone
+	}
+	leave, err := p.enter(ctx, p.class)
+	if err != nil {
+		return nil, head, false, err
+	}
+	defer leave()
 	l, err := e.cfg.Log.Read(ctx, p.scopes, after, rows, bytes)
 	if err != nil {
 		return nil, head, false, err
 	}
 	p.from("log")
+	e.learn(&l.State)
 	return l.Changes, l.State.Head(), l.More, e.routed(l.State.ConfigHash)
 }
 
@@ -188,6 +216,11 @@ func (p *page) resets(ctx context.Context, changes []change.Change, head change.
 	if !errors.Is(err, tail.ErrBefore) {
 		return nil, err
 	}
+	leave, err := p.enter(ctx, p.class)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	later, err := p.engine.cfg.Log.Resets(ctx, last, head)
 	if err != nil {
 		return nil, err
@@ -207,7 +240,7 @@ func (p *page) awaitFloor(ctx context.Context, c *cursor) error {
 	if c.floor == 0 || head.Next.Epoch != floor.Epoch || !head.Next.Before(floor) {
 		return nil
 	}
-	if err := e.cfg.Rows.Beat(ctx); err != nil {
+	if err := e.beats.after(ctx, e.beat); err != nil {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, e.cfg.Patience)
@@ -219,17 +252,29 @@ func (p *page) awaitFloor(ctx context.Context, c *cursor) error {
 	return err
 }
 
+// beat sends a heartbeat, which many pulls wait for: it is nobody's, and as urgent as any of them.
+func (e *Engine) beat(ctx context.Context) error {
+	leave, err := e.cfg.Queue.Enter(ctx, admit.Foreground, "")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return e.cfg.Rows.Beat(ctx)
+}
+
 // snapshot adds the next rows of the cursor's snapshot; c.snap is nil once it is complete.
 func (p *page) snapshot(ctx context.Context, c *cursor) error {
 	e := p.engine
-	if err := p.turn(ctx); err != nil {
+	leave, err := p.enter(ctx, admit.Snapshot)
+	if err != nil {
 		return err
 	}
-	defer e.turns.Release(1)
+	defer leave()
 	state, err := e.cfg.Log.Feed(ctx)
 	if err != nil {
 		return err
 	}
+	e.learn(&state)
 	// A snapshot whose replay is bound to fail starts again at once (A20).
 	if why := lost(c.pos, &state); why != "" {
 		head, err := e.head()
@@ -237,7 +282,7 @@ func (p *page) snapshot(ctx context.Context, c *cursor) error {
 			return err
 		}
 		if lost(head.Next, &state) != "" {
-			return wire.NewProblem(wire.Starting, "").After(time.Second) // this node is behind the log
+			return wire.NewProblem(wire.Starting, "").AfterAbout(time.Second) // this node is behind the log
 		}
 		*c = *e.begin(head, c.tables, why)
 	}
@@ -300,19 +345,6 @@ func lost(pos change.Position, s *changelog.State) change.Reason {
 		return change.ReasonExpired
 	}
 	return ""
-}
-
-// turn waits for one of the few snapshots that may run at once.
-func (p *page) turn(ctx context.Context) error {
-	waiting, cancel := context.WithTimeout(ctx, p.engine.cfg.Patience)
-	defer cancel()
-	if err := p.engine.turns.Acquire(waiting, 1); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return wire.NewProblem(wire.Overloaded, "too many devices need everything at once").After(2 * time.Second)
-	}
-	return nil
 }
 
 // snapshotTables are the tables to read after a reset of table, for a device that asked for some. One that

@@ -16,6 +16,7 @@ type Request struct {
 	Limit  int      // rows a page at most; 0: the default
 	Bytes  int      // bytes a page at most, near enough; 0: the default
 	Tables []string // only these tables; empty: all. The cursor remembers them
+	Woken  bool     // a push woke the device: before the database, others come first
 }
 
 // Answer is one page.

@@ -24,6 +24,7 @@ import (
 	"github.com/nudgesync/nudge/changefeed/value"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 	"github.com/nudgesync/nudge/migrations"
+	"github.com/nudgesync/nudge/server/admit"
 	"github.com/nudgesync/nudge/server/pull"
 	"github.com/nudgesync/nudge/server/wire"
 )
@@ -57,6 +58,7 @@ type rig struct {
 	tailBytes  int64         // of the next start; 0: 1 MiB
 	patience   time.Duration // likewise; 0: the engine's
 	pageRows   int           // likewise; 0: 7
+	queue      *admit.Queue  // likewise; nil: one of eight places
 	lose       func() bool   // whether the bus loses the next frame; nil: never
 }
 
@@ -66,6 +68,16 @@ func testLogger() *slog.Logger {
 		w = os.Stderr
 	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// queue is one before the database.
+func queue(t *testing.T, cfg admit.Config) *admit.Queue {
+	t.Helper()
+	q, err := admit.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
 }
 
 // newRig starts a node over the schema; every table is owned by its column user_id.
@@ -127,8 +139,12 @@ func (r *rig) start(failpoint func(changefeed.Step) error) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	if r.queue == nil {
+		r.queue = queue(r.t, admit.Config{Places: 8})
+	}
 	r.engine, err = pull.New(pull.Config{
-		Tail: r.tail, Log: r.log, Rows: rows, Routing: r.routing, Key: key, Logger: testLogger(), PageRows: cmp.Or(r.pageRows, 7), Patience: r.patience,
+		Tail: r.tail, Log: r.log, Rows: rows, Queue: r.queue, Routing: r.routing, Key: key, Logger: testLogger(),
+		PageRows: cmp.Or(r.pageRows, 7), Patience: r.patience,
 	})
 	if err != nil {
 		r.t.Fatal(err)

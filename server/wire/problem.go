@@ -2,6 +2,7 @@ package wire
 
 import (
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -107,6 +108,12 @@ func (p *Problem) After(d time.Duration) *Problem {
 	q := *p
 	q.RetryAfterMS = d.Milliseconds()
 	return &q
+}
+
+// AfterAbout is After with jitter: d, or up to half as much again, so that those who were refused together do not
+// come back together.
+func (p *Problem) AfterAbout(d time.Duration) *Problem {
+	return p.After(d + time.Duration(rand.Int64N(int64(d)/2+1)))
 }
 
 // Error makes a problem an error.

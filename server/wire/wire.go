@@ -132,6 +132,10 @@ type Cursor struct {
 	Cursor string `json:"cursor"`
 }
 
+// PushNudge begins the id of a nudge that a push carried: a pull that echoes it says that nobody may be looking.
+// Ids are opaque to devices; those of other nudges have no dot.
+const PushNudge = "p."
+
 // Nudge says that there is something new up to Head. The device pulls within WithinMS.
 type Nudge struct {
 	T        string `json:"t"`

@@ -1,0 +1,73 @@
+package api
+
+import (
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/nudgesync/nudge/notify/hub"
+)
+
+// Bounds of the time that nudged devices are given.
+const (
+	// A shorter one is not worth a timer on the device.
+	minWithin = 100 * time.Millisecond
+	// Who is told later than that of a change would rather meet a busy server.
+	maxTailWithin = time.Minute
+	// A device that starts over still shows what it has. What takes longer is spread by refusals, which pace as well.
+	maxStartOverWithin = 10 * time.Minute
+)
+
+// requestCost is what a pull costs a processor beside the engine: request, token, and the writing of the page, which
+// is not timed because a write that waits for a slow reader is no work.
+const requestCost = 100 * time.Microsecond
+
+// herd knows how many pulls the node can serve, and how many nudges have asked for. What is measured is what a
+// pull costs, not how many came: a herd that is spread well never shows what the node could have done.
+type herd struct {
+	startOvers func() float64 // pages a second; nil: not known
+
+	mu       sync.Mutex
+	cost     time.Duration // of a pull from memory: moving mean
+	tail     demand
+	database demand
+}
+
+// demand is what nudges have asked for and capacity has not worked off.
+type demand struct {
+	pulls float64
+	at    time.Time
+}
+
+func newHerd(startOvers func() float64) *herd { return &herd{startOvers: startOvers} }
+
+// pulled notes how long the engine took for a pull from memory.
+func (h *herd) pulled(took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cost += (took - h.cost) / 64
+}
+
+// within is the time for a session that is nudged as one of many to pull in: as long as the node needs for all
+// of them, and for those that were nudged before and have not been served, as far as can be known.
+func (h *herd) within(now time.Time, with hub.Crowd) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, rate, most := &h.tail, float64(runtime.GOMAXPROCS(0))/(h.cost+requestCost).Seconds(), maxTailWithin
+	if with.Database {
+		if h.startOvers == nil {
+			return 0
+		}
+		d, rate, most = &h.database, h.startOvers(), maxStartOverWithin
+	}
+	d.pulls = max(0, d.pulls-rate*now.Sub(d.at).Seconds()) + 1
+	d.at = now
+	within := max(float64(with.Sessions), d.pulls) / rate // seconds
+	switch {
+	case within < minWithin.Seconds():
+		return 0
+	case within > most.Seconds():
+		return most
+	}
+	return time.Duration(within * float64(time.Second))
+}
