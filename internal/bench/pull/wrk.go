@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/nudgesync/nudge/internal/bench/site"
-	"github.com/nudgesync/nudge/server/wire"
 )
 
 //go:embed requests.lua
@@ -59,12 +58,7 @@ func (w *wrk) prepare(name string, devices []site.Device, validate bool) error {
 	}
 	b := bufio.NewWriter(f)
 	for _, d := range devices {
-		path, match := "/v1/changes?since="+d.Cursor, ""
-		if validate {
-			path, match = "/v1/changes", "\tIf-None-Match: \""+d.Cursor+"\""
-		}
-		_, _ = fmt.Fprintf(b, "GET %s HTTP/1.1\tHost: nudge.example\tAuthorization: Bearer %s\t%s: %s%s\t\t\n",
-			path, d.Token, wire.HeaderDevice, d.ID, match) // b keeps its error
+		_, _ = b.WriteString(strings.ReplaceAll(d.Request(validate), "\r\n", "\t") + "\n") // b keeps its error
 	}
 	if err := b.Flush(); err != nil {
 		_ = f.Close()

@@ -23,6 +23,16 @@ type Device struct {
 	Cursor string
 }
 
+// Request is the device's pull in HTTP/1.1: with its cursor as validator, as one that polls does, or as since.
+func (d Device) Request(validate bool) string {
+	path, match := "/v1/changes?since="+d.Cursor, ""
+	if validate {
+		path, match = "/v1/changes", "If-None-Match: \""+d.Cursor+"\"\r\n"
+	}
+	return "GET " + path + " HTTP/1.1\r\nHost: nudge.example\r\nAuthorization: Bearer " + d.Token + "\r\n" +
+		wire.HeaderDevice + ": " + d.ID + "\r\n" + match + "\r\n"
+}
+
 // starting is how many devices receive everything at once: as many pages as nudge reads at a time.
 const starting = 4
 
