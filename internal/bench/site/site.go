@@ -181,3 +181,32 @@ func (s *Site) Serve(ctx context.Context, env ...string) (*Node, error) {
 	}
 	return &Node{Process: p, Public: parts[1], Admin: parts[2], site: s}, nil
 }
+
+// CaughtUp waits until a node has logged all that was committed before.
+func (s *Site) CaughtUp(ctx context.Context) error {
+	var before int64
+	err := s.Admin.QueryRow(ctx, `select (pg_current_wal_insert_lsn() - '0/0')::bigint`).Scan(&before)
+	if err != nil {
+		return fmt.Errorf("look at the WAL: %w", err)
+	}
+	if err := s.Exec(ctx, `insert into intakes (user_id, medication_id, status) values (0, 1, 'mark')`); err != nil {
+		return err
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var done bool
+		err := s.Admin.QueryRow(ctx, `select exists (select from nudge.changes where scope = 'user:0' and lsn >= $1)`, before).Scan(&done)
+		if err != nil {
+			return fmt.Errorf("look at the log: %w", err)
+		}
+		if done {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
