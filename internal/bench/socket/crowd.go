@@ -168,9 +168,8 @@ func (c *crowd) join(ctx context.Context, devices []site.Device) error {
 	}
 	for i, s := range c.sockets {
 		go func() {
-			if err := c.listen(i, s); err != nil {
-				c.lost.Add(1)
-			}
+			c.listen(i, s)
+			c.lost.Add(1)
 		}()
 	}
 	return nil
@@ -182,12 +181,12 @@ var (
 	floorFrame   = []byte(`xxx`)
 )
 
-// listen reads a socket.
-func (c *crowd) listen(i int, s *socket) error {
+// listen reads a socket until it ends, or what it needs can't be said on it.
+func (c *crowd) listen(i int, s *socket) {
 	for {
 		frame, err := s.read()
 		if err != nil {
-			return err
+			return
 		}
 		now := time.Now()
 		t := c.task.Load()
@@ -209,7 +208,7 @@ func (c *crowd) listen(i int, s *socket) error {
 			}
 		}
 		if err != nil {
-			return err
+			return
 		}
 	}
 }
