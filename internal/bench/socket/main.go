@@ -63,7 +63,7 @@ func start(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&o.sockets, "sockets", 15_000, "sockets, of one user each")
 	flags.Float64Var(&o.rate, "rate", 500, "commits a second")
 	flags.Float64Var(&o.fast, "fast", 2000, "commits a second, where there are many")
-	flags.DurationVar(&o.lasting, "lasting", 8*time.Second, "of one run")
+	flags.DurationVar(&o.lasting, "lasting", 6*time.Second, "of one run")
 	flags.IntVar(&o.fans, "fans", 5, "fan-outs of a run")
 	flags.IntVar(&o.pairs, "pairs", 3, "runs of subject and floor, in turn")
 	flags.StringVar(&o.profile, "cpuprofile", "", "write CPU profiles of the first runs to this prefix, + .fast and so on")

@@ -28,6 +28,7 @@ type runner struct {
 	figures map[string]*figures
 	broken  string
 	notes   map[string]string
+	floods  string // said of a run that the database did not keep up with
 	frame   int64 // bytes of a nudge
 }
 
