@@ -29,7 +29,7 @@ type runner struct {
 	broken  string
 	notes   map[string]string
 	floods  string // said of a run that the database did not keep up with
-	frame   int64 // bytes of a nudge
+	frame   int64  // bytes of a nudge
 }
 
 // figures are a metric's, in pairs.
