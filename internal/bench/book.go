@@ -18,10 +18,15 @@ import (
 type Sink struct {
 	JSON string // the newest figure of each metric
 	Book string // what was measured when, and on what; "" for no entry
+
+	others string // what the machine did besides, before the run
 }
 
 // Flags names the sink on the command line.
 func (s *Sink) Flags(flags *flag.FlagSet) {
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		s.others, _, _ = strings.Cut(string(text), " ")
+	}
 	flags.StringVar(&s.JSON, "out", ".bench/latest.json", "where the newest results go")
 	flags.StringVar(&s.Book, "book", "BENCHMARKS.md", "where they are entered, with date and machine; empty for nowhere")
 }
@@ -30,6 +35,9 @@ func (s *Sink) Flags(flags *flag.FlagSet) {
 func (s Sink) Finish(ctx context.Context, w io.Writer, results []Result, versions ...string) error {
 	if send, err := SendCost(ctx); err == nil {
 		versions = append(versions, fmt.Sprintf("a send %.1f µs", float64(send.Nanoseconds())/1e3))
+	}
+	if s.others != "" {
+		versions = append(versions, "load before the run "+s.others)
 	}
 	machine := Machine(versions...)
 	if _, err := fmt.Fprintf(w, "\n%s\n", machine); err != nil {

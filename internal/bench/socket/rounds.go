@@ -44,15 +44,30 @@ func (r *runner) sockets(ctx context.Context, i int) (err error) {
 	if err := r.say("nudge    %d  %.2f KB a socket\n", i+1, perSocket); err != nil {
 		return err
 	}
+	profiled := r.profiling(ctx, i, node, "fanout", time.Duration(r.options.fans)*pause)
 	fan, err := r.fans(ctx, "nudge", i, crowd, func() error {
 		return r.site.Exec(ctx, `insert into intakes (user_id, medication_id, status, dose, note)
 			select u, 1, 'taken', 1.50, 'after breakfast' from generate_series(1, $1::int) u order by random()`, r.options.sockets)
 	})
-	if err != nil {
+	if err := errors.Join(err, <-profiled); err != nil {
 		return err
 	}
 	r.of("nudge.fanout").subject = append(r.of("nudge.fanout").subject, fan)
 	return r.latencies(ctx, i, node, crowd)
+}
+
+// pause is between two fan-outs: a session is nudged four times a second at most.
+const pause = 500 * time.Millisecond
+
+// profiling takes a profile of the node if one is wanted, and says when it is written.
+func (r *runner) profiling(ctx context.Context, i int, node *site.Node, name string, d time.Duration) <-chan error {
+	done := make(chan error, 1)
+	if r.profile == "" || i > 0 {
+		done <- nil
+		return done
+	}
+	go func() { done <- node.Profile(ctx, r.profile+"."+name, max(d, time.Second)) }()
+	return done
 }
 
 // fans is the median of some fan-outs' rates.
@@ -68,8 +83,8 @@ func (r *runner) fans(ctx context.Context, name string, i int, crowd crowdProces
 		}
 		r.frame = h.Frame
 		rates = append(rates, h.PerSecond)
-		select { // a session is nudged four times a second at most
-		case <-time.After(500 * time.Millisecond):
+		select {
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -82,14 +97,7 @@ func (r *runner) fans(ctx context.Context, name string, i int, crowd crowdProces
 func (r *runner) latencies(ctx context.Context, i int, node *site.Node, crowd crowdProcess) error {
 	run := func(name string, req request) (heard, error) {
 		req.Lasting = r.lasting
-		profiled := make(chan error, 1)
-		go func() {
-			if r.profile == "" || i > 0 || req.Notify {
-				profiled <- nil
-				return
-			}
-			profiled <- node.Profile(ctx, r.profile+"."+name, r.lasting)
-		}()
+		profiled := r.profiling(ctx, i, node, name, r.lasting)
 		h, err := crowd.do(req, nil)
 		if err := errors.Join(err, <-profiled); err != nil {
 			return h, err
