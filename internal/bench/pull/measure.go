@@ -173,7 +173,7 @@ func (r *runner) compare(ctx context.Context, node *site.Node, devices []site.De
 	if err != nil {
 		return err
 	}
-	var subject, floors []float64
+	var subject, floors, cpu, floorCPU []float64
 	var answers int
 	for i := range r.pairs {
 		profiled := make(chan error, 1)
@@ -200,6 +200,7 @@ func (r *runner) compare(ctx context.Context, node *site.Node, devices []site.De
 			return err
 		}
 		subject, floors = append(subject, s.rate), append(floors, f.rate)
+		cpu, floorCPU = append(cpu, s.cpu), append(floorCPU, f.cpu)
 		answers += s.answers
 	}
 	after, err := node.Metrics(ctx)
@@ -211,6 +212,7 @@ func (r *runner) compare(ctx context.Context, node *site.Node, devices []site.De
 		return fmt.Errorf("%s: of %d answers only %.0f were %s: %v", res.Metric, answers, n, counted, after)
 	}
 	res.Unit, res.Better = "pulls/s", "higher"
+	res.Note = fmt.Sprintf("%.1f µs of CPU a pull, the floor %.1f", bench.Median(cpu), bench.Median(floorCPU))
 	r.results = append(r.results, bench.Pairs(res, subject, floors))
 	return nil
 }
@@ -228,8 +230,9 @@ func (r *runner) turn(ctx context.Context, addr string, pid int, metric, name st
 	if err != nil {
 		return l, err
 	}
+	l.cpu = float64((after.CPU - before.CPU).Microseconds()) / float64(l.answers)
 	return l, r.say("%-13s %-9s %d  %7.0f pulls/s  p50 %5.2f ms  p99 %6.2f ms  CPU %5.1f µs/pull\n", metric, name, i+1, l.rate,
-		l.p50.Seconds()*1e3, l.p99.Seconds()*1e3, float64((after.CPU-before.CPU).Microseconds())/float64(l.answers))
+		l.p50.Seconds()*1e3, l.p99.Seconds()*1e3, l.cpu)
 }
 
 // constant starts the floor: it answers as the node just answered one of the devices.

@@ -31,6 +31,7 @@ type loaded struct {
 	rate     float64 // answers a second
 	answers  int
 	p50, p99 time.Duration
+	cpu      float64 // of the server, in µs an answer
 }
 
 func newWrk(connections int, lasting time.Duration) (*wrk, error) {
