@@ -39,17 +39,38 @@ build: ## the two programs, into .bin
 
 .PHONY: test-long
 test-long: ## what CI can't afford: many kills, many seeds, five million rows, longer runs
-	@export NUDGE_LONG=1; $(call go-test,-race -count=1 -timeout 60m -run 'Kill|Chaos|Planted|Property|Silent|P04|P08|P21|Tiny' ./changefeed/... ./server/... ./clientsim/...)
+	@export NUDGE_LONG=1; $(call go-test,-race -count=1 -timeout 60m -run 'I11|Kill|Chaos|Planted|Property|Silent|P04|P08|P21|Tiny' ./changefeed/... ./server/... ./clientsim/...)
 
 .PHONY: test-matrix
 test-matrix: ## what depends on Postgres, on versions 14 to 18 (MAJORS="14 18" for some)
 	@$(NEED) go postgres chromium
 	GO=$(GO) ./internal/setup/postgres-matrix.sh ./changefeed/... ./server/pull ./server/attach ./server ./clientsim
 
+# Each bench is a program of its own, which prepares what it needs.
+bench = mkdir -p .bin && $(GO) build -o .bin/nudge ./server && $(GO) build -o .bin/bench-$(1) ./internal/bench/$(1) && .bin/bench-$(1) $(ARGS)
+
+.PHONY: bench
+bench: bench-feed bench-pull bench-herd bench-socket ## all of them, one after the other (some 30 minutes)
+
 .PHONY: bench-feed
 bench-feed: ## the change feed against pg_recvlogical, over one backlog (ARGS="-row1 1000000 -cpuprofile cpu")
 	@$(NEED) go postgres
-	@mkdir -p .bin && $(GO) build -o .bin/bench-feed ./internal/bench/feed && .bin/bench-feed $(ARGS)
+	@$(call bench,feed)
+
+.PHONY: bench-pull
+bench-pull: ## pulls a second against a constant answer (ARGS="-lasting 20s -cpuprofile cpu")
+	@$(NEED) go postgres wrk
+	@$(call bench,pull)
+
+.PHONY: bench-herd
+bench-herd: ## 20,000 devices that pull within one second, against a constant answer
+	@$(NEED) go postgres
+	@$(call bench,herd)
+
+.PHONY: bench-socket
+bench-socket: ## commit to nudge over 15,000 sockets, their memory, and what writers notice
+	@$(NEED) go postgres
+	@$(call bench,socket)
 
 .PHONY: clean
 clean: ## what was built

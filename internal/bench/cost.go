@@ -10,8 +10,9 @@ import (
 
 // Cost is what processes have used so far.
 type Cost struct {
-	CPU  time.Duration // user and system
-	Peak int64         // of resident memory, in bytes: what is shared with others is counted too
+	CPU      time.Duration // user and system
+	Peak     int64         // of resident memory, in bytes: what is shared with others is counted too
+	Resident int64         // what it has now
 }
 
 // clockTick is what /proc counts CPU in: USER_HZ, 100 on every architecture that Go runs on.
@@ -43,12 +44,16 @@ func CostOf(pid int) (Cost, error) {
 		return Cost{}, fmt.Errorf("read the cost of process %d: %w", pid, err)
 	}
 	for line := range bytes.Lines(status) {
-		if rest, ok := bytes.CutPrefix(line, []byte("VmHWM:")); ok {
+		for name, to := range map[string]*int64{"VmHWM:": &c.Peak, "VmRSS:": &c.Resident} {
+			rest, ok := bytes.CutPrefix(line, []byte(name))
+			if !ok {
+				continue
+			}
 			kib, err := strconv.ParseInt(string(bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimSpace(rest), []byte("kB")))), 10, 64)
 			if err != nil {
 				return Cost{}, fmt.Errorf("read the memory of process %d: %w", pid, err)
 			}
-			c.Peak = kib << 10
+			*to = kib << 10
 		}
 	}
 	return c, nil

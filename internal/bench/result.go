@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
@@ -29,6 +30,20 @@ type Result struct {
 	Must    float64 `json:"must"`
 	Goal    float64 `json:"goal"`
 	Better  string  `json:"better"` // "higher" or "lower": which ratio is
+
+	// Usual is the floor where the bounds were set, 0 if none was recorded: one far from it is suspect.
+	Usual float64 `json:"usual,omitempty"`
+	// Broken is what had to hold, whatever the ratio, and did not.
+	Broken string `json:"broken,omitempty"`
+	Note   string `json:"note,omitempty"`
+}
+
+// farOff is how far a floor may be from the usual one.
+const farOff = 0.3
+
+// Suspect reports whether the floor is so far from the usual one that the ratio says little.
+func (r Result) Suspect() bool {
+	return r.Usual > 0 && (r.Floor < r.Usual*(1-farOff) || r.Floor > r.Usual*(1+farOff))
 }
 
 // Pairs makes a result of figures that were measured in turn, the i-th of both together.
@@ -47,8 +62,16 @@ func Median(v []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// Verdict is "goal", "must" or "below".
+// Verdict is "goal", "must" or "below", or "-" for a figure that has no bounds. A suspect floor is said.
 func (r Result) Verdict() string {
+	verdict := r.judge()
+	if r.Suspect() {
+		verdict += ", floor suspect"
+	}
+	return verdict
+}
+
+func (r Result) judge() string {
 	reaches := func(bound float64) bool {
 		if r.Better == "lower" {
 			return r.Ratio <= bound
@@ -56,26 +79,77 @@ func (r Result) Verdict() string {
 		return r.Ratio >= bound
 	}
 	switch {
+	case r.Broken != "":
+		return "below"
+	case r.Must == 0 && r.Goal == 0:
+		return "-"
 	case reaches(r.Goal):
 		return "goal"
-	case reaches(r.Must):
+	case r.Must == 0 || reaches(r.Must):
 		return "must"
 	}
 	return "below"
 }
 
-// Print writes the table.
+// cells are a result's columns, as people read them.
+func (r Result) cells() []string {
+	bound := func(v float64) string {
+		if v == 0 {
+			return "-"
+		}
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	}
+	return []string{
+		figure(r.Subject), figure(r.Floor), r.Unit, strconv.FormatFloat(r.Ratio, 'f', 2, 64),
+		bound(r.Must), bound(r.Goal), r.Verdict(),
+	}
+}
+
+// figure shows at least three digits.
+func figure(v float64) string {
+	if v < 100 {
+		return strconv.FormatFloat(v, 'g', 3, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 0, 64)
+}
+
+// remarks are the lines below a result's row.
+func (r Result) remarks() []string {
+	var out []string
+	if r.Broken != "" {
+		out = append(out, "below, whatever the ratio: "+r.Broken)
+	}
+	if r.Suspect() {
+		out = append(out, fmt.Sprintf("the floor was %s %s where the bounds were set", figure(r.Usual), r.Unit))
+	}
+	if r.Note != "" {
+		out = append(out, r.Note)
+	}
+	return out
+}
+
+// Print writes the table, and below it what there is to say about a row.
 func Print(w io.Writer, results []Result) error {
 	var b strings.Builder
 	b.WriteString("\nmetric\tsubject\tfloor\tunit\tratio\tmust\tgoal\tverdict\n")
 	for _, r := range results {
-		fmt.Fprintf(&b, "%s\t%.0f\t%.0f\t%s\t%.2f\t%.2f\t%.2f\t%s\n", r.Metric, r.Subject, r.Floor, r.Unit, r.Ratio, r.Must, r.Goal, r.Verdict())
+		b.WriteString(r.Metric + "\t" + strings.Join(r.cells(), "\t") + "\n")
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	if _, err := io.WriteString(tw, b.String()); err != nil {
 		return err
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, r := range results {
+		for _, line := range r.remarks() {
+			if _, err := fmt.Fprintf(w, "%s: %s\n", r.Metric, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Save writes the results into the file, an array in JSON, in the place of earlier ones of the same

@@ -48,6 +48,11 @@ var table = map[string][]string{
 	"clientsim/oracle": {"clientsim/device", "server/wire"},
 
 	"internal/bench":        {},
+	"internal/bench/floor":  {"internal/bench"},
+	"internal/bench/site":   {"internal/bench", "internal/devpg", "server/auth", "server/wire"},
+	"internal/bench/pull":   {"internal/bench", "internal/bench/floor", "internal/bench/site"},
+	"internal/bench/herd":   {"internal/bench", "internal/bench/floor", "internal/bench/site"},
+	"internal/bench/socket": {"internal/bench", "internal/bench/floor", "internal/bench/site", "server/wire"},
 	"internal/bench/feed":   {"changefeed", "changefeed/change", "changefeed/changelog", "changefeed/pgoutput", "changefeed/route", "changefeed/value", "internal/bench", "internal/devpg", "migrations"},
 	"internal/devpg":        {},
 	"internal/devpg/pgtest": {"internal/devpg"},

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and only that, and says so: need.sh go|postgres|chromium|golangci …
+# Installs what is missing, and only that, and says so: need.sh go|postgres|chromium|wrk|golangci …
 # Packages come from apt or brew. Exits non-zero, saying what to do, where it can't help.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -62,6 +62,11 @@ need_chromium() {
   done
   if [ "$(uname)" = Darwin ]; then say "Chromium is missing: installing it with brew"; brew install --quiet --cask chromium >/dev/null; return; fi
   install Chromium chromium chromium || die "install Chromium, for the tests that drive the page"
+}
+
+need_wrk() {
+  if command -v wrk >/dev/null; then return; fi
+  install wrk wrk wrk || die "install wrk, which makes the load of bench-pull"
 }
 
 need_golangci() {
