@@ -175,6 +175,7 @@ func TestI6VisibleBeforeLogged(t *testing.T) {
 	}
 	set(`alter system set synchronous_standby_names = 'nobody'`)
 	defer set(`alter system reset synchronous_standby_names`)
+	commitsWait(t, r.dsn)
 
 	writer, err := pgx.Connect(t.Context(), r.dsn)
 	if err != nil {
@@ -248,6 +249,7 @@ func TestA21VisiblePrefixIsAppended(t *testing.T) {
 	r.exec(`insert into items values (2, 1)`)
 	<-decoded
 	admin := set(t, pgtest.Cluster(t), "synchronous_standby_names", "nobody")
+	commitsWait(t, r.dsn)
 	done := make(chan error, 1)
 	go func() {
 		writer, err := pgx.Connect(context.Background(), r.dsn)

@@ -244,6 +244,7 @@ func TestP07A21FastShutdown(t *testing.T) {
 		p.settle()
 		p.exec(`alter system set synchronous_standby_names = 'nobody'`)
 		p.exec(`select pg_reload_conf()`)
+		commitsWait(t, p.dsn)
 		standby := make(chan error, 1)
 		go func() {
 			conn, err := pgx.Connect(context.Background(), p.dsn)

@@ -68,6 +68,7 @@ func TestP09OrphanHoldsTheSlot(t *testing.T) {
 	var o told
 	feed, _ := r.run(o.to)
 	r.eventually("both are named", names(feed, "process "+strconv.Itoa(int(orphan.PgConn().PID())), writer))
+	r.eventually("that is logged", func() bool { return o.count("does not stream it") > 0 })
 	if n := o.count("does not stream it"); n != 1 {
 		t.Errorf("%d warnings", n)
 	}
@@ -99,6 +100,7 @@ func TestP09FenceIsExplained(t *testing.T) {
 	writer, end := r.open()
 	r.exec(`alter publication nudge add table lines`)
 	r.eventually("the writer is named", names(feed, "snapshots: ", writer))
+	r.eventually("that is logged", func() bool { return o.count("can't start over") > 0 })
 	if n := o.count("can't start over"); n != 1 {
 		t.Errorf("%d warnings", n)
 	}
@@ -122,6 +124,7 @@ func TestP09PreparedFenceIsExplained(t *testing.T) {
 		c.Routing = r.routing(map[string]route.Spec{"public.items": {Owner: "user_id"}, "public.lines": {Owner: "user_id"}})
 	})
 	r.eventually("it is said", names(feed, "snapshots: ", "that is prepared"))
+	r.eventually("that is logged", func() bool { return o.count("forgotten") > 0 })
 	if n := o.count("forgotten"); n != 1 {
 		t.Errorf("%d warnings", n)
 	}
