@@ -15,10 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/nudgesync/nudge/internal/bench"
@@ -37,15 +34,7 @@ type options struct {
 	run          run // set in a child process
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := start(ctx, os.Args[1:], os.Stdout)
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "bench-feed:", err)
-		os.Exit(1)
-	}
-}
+func main() { bench.Main("feed", start) }
 
 func start(ctx context.Context, args []string, out io.Writer) error {
 	var o options

@@ -15,11 +15,8 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/nudgesync/nudge/internal/bench"
@@ -37,15 +34,7 @@ type options struct {
 	sink        bench.Sink
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := start(ctx, os.Args[1:], os.Stdout)
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "bench-pull:", err)
-		os.Exit(1)
-	}
-}
+func main() { bench.Main("pull", start) }
 
 func start(ctx context.Context, args []string, out io.Writer) error {
 	var o options

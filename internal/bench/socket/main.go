@@ -24,8 +24,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/nudgesync/nudge/internal/bench"
@@ -44,15 +42,7 @@ type options struct {
 	sink       bench.Sink
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := start(ctx, os.Args[1:], os.Stdout)
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "bench-socket:", err)
-		os.Exit(1)
-	}
-}
+func main() { bench.Main("socket", start) }
 
 func start(ctx context.Context, args []string, out io.Writer) error {
 	var o options
