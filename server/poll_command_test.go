@@ -29,6 +29,7 @@ func TestPollCommand(t *testing.T) {
 		t.Helper()
 		end := time.Now().Add(time.Minute)
 		for page := (wire.Page{}); time.Now().Before(end); page = (wire.Page{}) {
+			<-time.After(50 * time.Millisecond) // within a device's rate
 			if status, _ := r.get(r.token("7"), "", &page); status != http.StatusOK {
 				t.Fatalf("pull: %d", status)
 			}
