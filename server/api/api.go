@@ -75,7 +75,7 @@ type Config struct {
 	// Polling is the operator's order to poll; nil: there never is one.
 	Polling Polling
 	// StartOvers is how many pages for devices that start over the node can serve in a second; nil: it is not
-	// known. It is called with the hub locked.
+	// known. It may be called with the hub locked.
 	StartOvers func() float64
 	// MetricsHandler serves /metrics on the admin listener; nil for none.
 	MetricsHandler http.Handler

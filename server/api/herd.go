@@ -48,9 +48,18 @@ func (h *herd) pulled(took time.Duration) {
 	h.cost += (took - h.cost) / 64
 }
 
+// larger is one crowd for two that a device hears of at once.
+func larger(a, b hub.Crowd) hub.Crowd {
+	return hub.Crowd{Sessions: max(a.Sessions, b.Sessions), Database: a.Database || b.Database}
+}
+
 // within is the time for a session that is nudged as one of many to pull in: as long as the node needs for all
-// of them, and for those that were nudged before and have not been served, as far as can be known.
+// of them, and for those that were nudged before and have not been served, as far as can be known. It is called
+// for each nudge that is written, not for each that is noted: those of a burst are one pull.
 func (h *herd) within(now time.Time, with hub.Crowd) time.Duration {
+	if with.Sessions == 0 { // it hears alone
+		return 0
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d, rate, most := &h.tail, float64(runtime.GOMAXPROCS(0))/(h.cost+requestCost).Seconds(), maxTailWithin
@@ -60,7 +69,8 @@ func (h *herd) within(now time.Time, with hub.Crowd) time.Duration {
 		}
 		d, rate, most = &h.database, h.startOvers(), maxStartOverWithin
 	}
-	d.pulls = max(0, d.pulls-rate*now.Sub(d.at).Seconds()) + 1
+	// No more than is told of: a herd that went on for an hour must not be held against those who are nudged later.
+	d.pulls = min(max(0, d.pulls-rate*now.Sub(d.at).Seconds())+1, rate*most.Seconds())
 	d.at = now
 	within := max(float64(with.Sessions), d.pulls) / rate // seconds
 	switch {

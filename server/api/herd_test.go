@@ -77,11 +77,26 @@ func TestWithinAddsUp(t *testing.T) {
 		for i := range 20 {
 			w.hub.Deliver(reset(40 + i))
 		}
-		if ms := hear[wire.Nudge](d, wire.TNudge).WithinMS; ms < 1900 || ms > 2100 {
-			t.Errorf("20 at once: %d ms", ms)
+		if ms := hear[wire.Nudge](d, wire.TNudge).WithinMS; ms != 100 {
+			t.Errorf("20 for one device, which pulls once: %d ms", ms)
 		}
-		time.Sleep(3 * time.Second)
-		if ms := within(70); ms != 100 {
+		devices := []*device{d}
+		for i := range 19 {
+			devices = append(devices, w.join(fmt.Sprint(i), "10"))
+		}
+		time.Sleep(time.Second)
+		for n, want := range []int{2000, 3750} { // a second one 250 ms later
+			w.hub.Deliver(reset(70 + n))
+			longest := 0
+			for _, d := range devices {
+				longest = max(longest, hear[wire.Nudge](d, wire.TNudge).WithinMS)
+			}
+			if longest < want-100 || longest > want+100 {
+				t.Errorf("20 devices, frame %d: %d ms, want %d", n, longest, want)
+			}
+		}
+		time.Sleep(4 * time.Second)
+		if ms := within(80); ms != 2000 {
 			t.Errorf("afterwards: %d ms", ms)
 		}
 	})
@@ -131,4 +146,41 @@ func TestWaitsAreSpread(t *testing.T) {
 			t.Errorf("answered at %v", at)
 		}
 	})
+}
+
+// A pull whose time ends while it is spread is answered then, also if the news was nothing for it.
+func TestSpreadWaitsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings, func(cfg *api.Config) { cfg.StartOvers = func() float64 { return 0.001 } })
+		got := w.later("/v1/changes?since=10&wait=2s", wire.HeaderDevice, "a")
+		synctest.Wait()
+		w.hub.Deliver(reset(11)) // of what this pull does not ask for: the engine has nothing
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		select {
+		case a := <-got:
+			if a.took != 2*time.Second || a.res.StatusCode != http.StatusOK {
+				t.Errorf("%d after %v", a.res.StatusCode, a.took)
+			}
+		default:
+			t.Error("it still waits after an hour")
+			w.commit(w.nudge)
+			<-got
+		}
+	})
+}
+
+// However much was asked for, a herd is over once all of it can have been served.
+func TestHerdsEnd(t *testing.T) {
+	h := api.NewHerd()
+	now := time.Now()
+	for range 2_000_000 * runtime.GOMAXPROCS(0) { // three minutes' pulls
+		h.Within(now, hub.Crowd{Sessions: 1})
+	}
+	if d := h.Within(now, hub.Crowd{Sessions: 1}); d != time.Minute {
+		t.Errorf("at its height: %v", d)
+	}
+	if d := h.Within(now.Add(time.Minute), hub.Crowd{Sessions: 1}); d != 0 {
+		t.Errorf("a minute later: %v", d)
+	}
 }

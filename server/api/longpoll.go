@@ -24,10 +24,10 @@ type waiter struct {
 
 	herd *herd
 
-	mu     sync.Mutex
-	head   change.Position // newest that was heard of, zero for none
-	within time.Duration   // of which it may let pass until it looks, as one of many
-	over   bool            // it is to be answered now, with what there is
+	mu    sync.Mutex
+	head  change.Position // newest that was heard of, zero for none
+	crowd hub.Crowd       // who else heard of it
+	over  bool            // it is to be answered now, with what there is
 }
 
 // Device is the asking device's id.
@@ -39,7 +39,7 @@ func (p *waiter) Nudge(head change.Position, with hub.Crowd) {
 	defer p.mu.Unlock()
 	if !covers(p.head, head) {
 		p.head = head
-		p.within = max(p.within, p.herd.within(time.Now(), with))
+		p.crowd = larger(p.crowd, with)
 		p.ring()
 	}
 }
@@ -67,16 +67,16 @@ func (p *waiter) ring() {
 }
 
 // await returns when something past pos is there to be pulled; until says when to give up.
-func (p *waiter) await(ctx context.Context, pos change.Position, until <-chan time.Time) (news bool) {
+func (p *waiter) await(ctx context.Context, pos change.Position, until <-chan struct{}) (news bool) {
 	for {
 		p.mu.Lock()
 		news = !p.head.IsZero() && !covers(pos, p.head)
 		p.head = change.Position{} // what it announced is in the next page, or was in the last one
-		over, within := p.over, p.within
-		p.within = 0
+		over, crowd := p.over, p.crowd
+		p.crowd = hub.Crowd{}
 		p.mu.Unlock()
 		if news && !over {
-			p.spread(ctx, within, until)
+			p.spread(ctx, p.herd.within(time.Now(), crowd), until)
 		}
 		if news || over {
 			return news
@@ -93,7 +93,7 @@ func (p *waiter) await(ctx context.Context, pos change.Position, until <-chan ti
 
 // spread lets a random part of within pass, as a device with a session does, but not what goes past the pull's own
 // time.
-func (p *waiter) spread(ctx context.Context, within time.Duration, until <-chan time.Time) {
+func (p *waiter) spread(ctx context.Context, within time.Duration, until <-chan struct{}) {
 	if within == 0 {
 		return
 	}
@@ -136,14 +136,15 @@ func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity,
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(a.base, cancel)()
-	timer := time.NewTimer(min(ask.wait, time.Until(id.Expires)))
-	defer timer.Stop()
+	// A context's end, unlike a timer's, is there for everyone who looks for it.
+	until, stop := context.WithTimeout(context.Background(), min(ask.wait, time.Until(id.Expires)))
+	defer stop()
 	for {
 		if ans, err = a.pullOnce(ctx, ask.Request); err != nil || !ans.NothingNew {
 			return ans, waited, err
 		}
 		began := time.Now()
-		news := p.await(ctx, ans.Upto, timer.C)
+		news := p.await(ctx, ans.Upto, until.Done())
 		waited += time.Since(began)
 		if r.Context().Err() != nil {
 			return nil, waited, errGone

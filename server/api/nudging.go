@@ -22,10 +22,10 @@ func (s *session) Nudge(head change.Position, with hub.Crowd) {
 	now := time.Now()
 	s.head = head
 	if !s.nudgeDue {
-		s.within = 0
+		s.crowd = hub.Crowd{}
 	}
 	s.nudgeDue = true
-	s.within = max(s.within, s.api.herd.within(now, with))
+	s.crowd = larger(s.crowd, with)
 	s.ring()
 	s.kick(now)
 }
@@ -129,7 +129,7 @@ func (s *session) answered(pos change.Position) {
 func (s *session) miss(own change.Position) {
 	s.own, s.expects = change.Position{}, time.Time{}
 	if !covers(s.head, own) { // else a nudge went past it
-		s.head, s.nudgeDue, s.within = own, true, 0
+		s.head, s.nudgeDue, s.crowd = own, true, hub.Crowd{}
 	}
 }
 
@@ -203,7 +203,7 @@ func (s *session) next(now time.Time) func() (more bool) {
 	}
 	s.nudgeDue = false
 	s.nudgedAt = now
-	head, within := s.head, s.within
+	head, within := s.head, s.api.herd.within(now, s.crowd)
 	return func() bool { return s.nudge(s.api.cfg.Engine.Head(s.user, head), within) }
 }
 

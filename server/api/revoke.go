@@ -21,7 +21,7 @@ type revocation struct {
 // revoke serves POST /v1/admin/revocations {user | user, device | jti, at?, until?}. When it answers 200, this
 // node refuses them already, and the others do within a second.
 func (a *API) revoke(w http.ResponseWriter, r *http.Request) {
-	const hint = `Send {"user": …}, {"user": …, "device": …} or {"jti": …}, and "until" as in 2026-01-02T15:04:05Z if it is to end.`
+	const hint = `Send {"user": …}, {"user": …, "device": …} or {"jti": …}, "until" as in 2026-01-02T15:04:05Z if it is to end, and "at", of a user or device, if it does not count from now.`
 	var body revocation
 	if err := decodeBody(w, r, &body); err != nil {
 		if p := problemOf(err); p.Hint == "" {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/wire"
 )
@@ -65,8 +66,8 @@ type session struct {
 
 	// The newest head (I8): one, not a queue.
 	head     change.Position
-	nudgeDue bool          // head is to be written
-	within   time.Duration // of which that nudge gives the device to pull; 0: at once
+	nudgeDue bool      // head is to be written
+	crowd    hub.Crowd // who else hears of it
 	nudgedAt time.Time
 
 	// What the device wrote itself: it comes for that by its own pull, and is nudged if it does not.

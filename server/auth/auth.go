@@ -210,6 +210,7 @@ func (v *Verifier) parse(ring *keyring, token string, sum [sha256.Size]byte) (Id
 	var keys []heldKey
 	var claims jwt.MapClaims
 	var named bool
+	var algorithm string
 	var err error
 	try := 0
 	for again := true; again; {
@@ -218,6 +219,7 @@ func (v *Verifier) parse(ring *keyring, token string, sum [sha256.Size]byte) (Id
 			err := checkDates(claims) // the library's arithmetic overflows, differently on every processor
 			if err == nil && try == 0 {
 				_, named = t.Header["kid"]
+				algorithm = t.Method.Alg()
 				keys, err = ring.find(t)
 			}
 			if err != nil {
@@ -230,9 +232,10 @@ func (v *Verifier) parse(ring *keyring, token string, sum [sha256.Size]byte) (Id
 		}
 	}
 	// One that does not say which key it needs may need the one that is fetched next.
-	missing := !named && len(keys) > 0 && v.remote != nil && errors.Is(err, jwt.ErrTokenSignatureInvalid)
+	fetched := v.remote != nil && slices.Contains(v.remote.algorithms, algorithm)
+	missing := !named && len(keys) > 0 && fetched && errors.Is(err, jwt.ErrTokenSignatureInvalid)
 	if missing || errors.Is(err, errUnknownKey) {
-		return Identity{}, v.unknown(claims, sum)
+		return Identity{}, v.unknown(claims, sum, fetched)
 	}
 	if err != nil {
 		return Identity{}, problemOf(err)
@@ -253,15 +256,16 @@ func (v *Verifier) parse(ring *keyring, token string, sum [sha256.Size]byte) (Id
 
 // unknown is the problem of a token whose key is not in force. Its claims are nobody's word yet, but
 // what they admit may be held against it: a token that no key could save is worth no fetch, and a phone
-// that comes back after its key was retired hears that its token is old, not that it is forged.
-func (v *Verifier) unknown(claims jwt.MapClaims, sum [sha256.Size]byte) error {
+// that comes back after its key was retired hears that its token is old, not that it is forged. fetched: keys of
+// its algorithm are.
+func (v *Verifier) unknown(claims jwt.MapClaims, sum [sha256.Size]byte, fetched bool) error {
 	if err := v.validator.Validate(claims); err != nil {
 		return problemOf(err)
 	}
 	if exp, err := claims.GetExpirationTime(); err == nil && exp != nil && !v.now().Before(exp.Time) {
 		return wire.NewProblem(wire.TokenExpired, "exp has passed")
 	}
-	if v.remote == nil { // these keys are all there will be: it is not a matter of waiting
+	if !fetched { // these keys are all there will be: it is not a matter of waiting
 		return bad(errUnknownKey.Error())
 	}
 	return v.remote.unknown(sum)

@@ -301,10 +301,14 @@ func TestUnknownKid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		is, next := newIssuer(t), newIssuer(t)
 		p := newProvider(set(jwkOf("1", is.ec.Public())))
-		f := startFetching(t, p, auth.Config{Issuer: "https://id.example"}, inProcess(p))
+		f := startFetching(t, p, auth.Config{Keys: []auth.Key{parse(t, "hs", auth.HS256, secret)}, Issuer: "https://id.example"}, inProcess(p))
 		synctest.Wait()
 		fetched := p.count()
-		// What no key could save asks for no fetch.
+		// What no key could save asks for no fetch. HS256 is of no fetched key.
+		for _, header := range []map[string]any{nil, {"kid": "x"}} {
+			claims := jwt.MapClaims{"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix()}
+			f.wants("HS256, forged", sign(t, jwt.SigningMethodHS256, []byte("another"), header, claims), wire.TokenBad)
+		}
 		f.wants("unknown and of another issuer", is.fresh(t, "x", auth.ES256, "iss", "https://evil.example"), wire.TokenBad)
 		f.wants("unknown and expired", is.fresh(t, "x", auth.ES256, "exp", time.Now().Unix()), wire.TokenExpired)
 		time.Sleep(auth.UnknownKidGap)

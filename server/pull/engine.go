@@ -284,7 +284,8 @@ func (e *Engine) problem(ctx context.Context, err error) error {
 		return wire.NewProblem(wire.Starting, "").AfterAbout(time.Second)
 	case errors.Is(err, snapshot.ErrBehind):
 		return wire.NewProblem(wire.Overloaded, "the replica that rows are read from is behind").AfterAbout(2 * time.Second)
+	case !errors.Is(err, snapshot.ErrForeign): // of that the reader tells, once and not with each device
+		e.cfg.Logger.Error("pull failed", "error", err)
 	}
-	e.cfg.Logger.Error("pull failed", "error", err)
 	return wire.NewProblem(wire.DatabaseAway, "").AfterAbout(2 * time.Second)
 }

@@ -31,6 +31,8 @@ func TestA05FloorOutlivesANode(t *testing.T) {
 	}
 	if a := take(slow, 7); !a.HasMore {
 		t.Errorf("a node below the floor calls the device complete: %v", d.rows)
+	} else if a.Source == "tail" {
+		t.Error("a pull that waited for the log counts as one from memory")
 	}
 	d.sync()
 	d.expect("public.notes")

@@ -240,6 +240,7 @@ func (p *page) awaitFloor(ctx context.Context, c *cursor) error {
 	if c.floor == 0 || head.Next.Epoch != floor.Epoch || !head.Next.Before(floor) {
 		return nil
 	}
+	p.from("log") // no answer from memory: it takes a heartbeat, and what time the log takes
 	if err := e.beats.after(ctx, e.beat); err != nil {
 		return err
 	}

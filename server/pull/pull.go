@@ -33,8 +33,9 @@ type Answer struct {
 	Acked change.Position
 	// Upto is the commit boundary up to which the device holds everything once it has applied the page;
 	// zero while HasMore.
-	Upto   change.Position
-	Source string // "tail", "log" or "snapshot", for metrics
+	Upto change.Position
+	// Source is the dearest of what it took: "tail", which is memory alone, "log" or "snapshot".
+	Source string
 }
 
 // Comparison says where a device's cursor stands against the head of its scopes.
