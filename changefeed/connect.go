@@ -107,6 +107,9 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := pub.readOn(srv.on); err != nil {
+		return nil, err
+	}
 	if err := pub.usable(f.cfg.Publication, f.cfg.Routing); err != nil {
 		return nil, err
 	}
@@ -141,7 +144,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 		return nil, err
 	}
 	if state.ConfigHash != f.hash {
-		if err := f.announce(ctx, key, &state); err != nil {
+		if err := f.announce(ctx, srv.on, key, &state); err != nil {
 			return nil, fmt.Errorf("announce the new configuration: %w", err)
 		}
 	}

@@ -42,6 +42,14 @@ type published struct {
 	columns     []string // if there is a list of them
 }
 
+// readOn fails if it was read on another server; that there is none says nothing of where.
+func (p *publication) readOn(i instance) error {
+	if p.ID == "" {
+		return nil
+	}
+	return i.same(p.on)
+}
+
 // encode is the form in which it is stored.
 func (p *publication) encode() []byte {
 	b, err := json.Marshal(p)

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -67,18 +68,18 @@ func (w *watcher) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if pub.ID != "" {
-		if err := w.on.same(pub.on); err != nil {
-			return err
-		}
+	if err := pub.readOn(w.on); err != nil {
+		return err
 	}
-	err = w.lookAtIdentities(ctx)
-	var sights []route.Sight
-	if err == nil {
-		sights, err = f.changedTables(ctx, state.Relations)
+	if err := w.lookAtIdentities(ctx); err != nil && ctx.Err() == nil {
+		f.cfg.Logger.Warn("replica identities could not be looked at; trying again", "error", err)
 	}
+	sights, err := f.changedTables(ctx, state.Relations)
 	if err == nil && len(sights) > 0 {
-		w.told, err = f.tell(ctx, w.key, sights, nil)
+		w.told, err = f.tell(ctx, w.on, w.key, sights, nil)
+	}
+	if errors.Is(err, errTwoServers) {
+		return err
 	}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -195,10 +196,14 @@ select p.oid from unnest($1::oid[]) p(oid)
 
 // tell writes sights into the WAL, in one transaction, with a new configuration if there is one. It returns
 // where that stands: the log holds it once its position is past it.
-func (f *Feed) tell(ctx context.Context, key []byte, sights []route.Sight, config *uint64) (at change.LSN, err error) {
+func (f *Feed) tell(ctx context.Context, on instance, key []byte, sights []route.Sight, config *uint64) (at change.LSN, err error) {
 	err = pgx.BeginFunc(ctx, f.cfg.Source, func(tx pgx.Tx) error {
 		var xid int64
-		if err := tx.QueryRow(ctx, `select pg_current_xact_id()::text::bigint`).Scan(&xid); err != nil {
+		var here instance
+		if err := tx.QueryRow(ctx, `select pg_current_xact_id()::text::bigint, `+instanceSQL).Scan(&xid, &here); err != nil {
+			return err
+		}
+		if err := on.same(here); err != nil { // another server's WAL is not what is streamed
 			return err
 		}
 		emit := func(prefix string, content []byte) error {
@@ -232,12 +237,12 @@ func (f *Feed) tell(ctx context.Context, key []byte, sights []route.Sight, confi
 
 // announce has the WAL say that the configuration is this feed's from there on, and what its tables are. It
 // takes effect at that place; what was written before is routed as it was then (A8).
-func (f *Feed) announce(ctx context.Context, key []byte, state *changelog.State) error {
+func (f *Feed) announce(ctx context.Context, on instance, key []byte, state *changelog.State) error {
 	sights, err := f.changedTables(ctx, state.Relations)
 	if err != nil {
 		return err
 	}
-	_, err = f.tell(ctx, key, sights, &f.hash)
+	_, err = f.tell(ctx, on, key, sights, &f.hash)
 	return err
 }
 

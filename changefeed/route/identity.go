@@ -50,5 +50,5 @@ select distinct part.name
         cross join lateral unnest(i.indkey::int2[]) with ordinality k(attnum, ord)
          join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
         where i.indrelid = c.oid and k.ord <= i.indnkeyatts and a.attname = w.wanted
-          and (c.relreplident = 'd' and i.indisprimary or c.relreplident = 'i' and i.indisreplident))
+          and (c.relreplident = 'd' and i.indisprimary and i.indimmediate or c.relreplident = 'i' and i.indisreplident))
  order by 1`
