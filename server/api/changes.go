@@ -112,9 +112,9 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 
 // pullOnce asks the engine, within the time of a pull.
 func (a *API) pullOnce(ctx context.Context, r pull.Request) (*pull.Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.limits.Pull)
-	defer cancel()
-	return a.enginePull(ctx, r)
+	limited := &lateDeadline{parent: ctx, at: time.Now().Add(a.limits.Pull)}
+	defer limited.stop()
+	return a.enginePull(limited, r)
 }
 
 // enginePull asks the engine and notes what the answer cost.
@@ -183,6 +183,9 @@ func (q query) has(name string) bool {
 
 // readQuery reads a query that may name these parameters.
 func readQuery(r *http.Request, known ...string) (query, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, invalid("the query can't be read", "Percent-encode its values.")
