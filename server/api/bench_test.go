@@ -86,8 +86,11 @@ func benchNode(b *testing.B) (handler http.Handler, key auth.Key, apply func([]c
 	})
 	must(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- memory.Run(ctx) }()
+	ran := make(chan struct{})
+	go func() {
+		defer close(ran)
+		_ = memory.Run(ctx) // it ends with ctx
+	}()
 	b.Cleanup(func() { cancel(); <-ran })
 	<-moved // it is warm
 
