@@ -33,29 +33,26 @@ func (a *API) ack(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.proved(deviceKey{id.User, device}, body.Cursor)
-	a.settle(deviceKey{id.User, device}, pos)
+	a.heard(deviceKey{id.User, device}, body.Cursor, pos, change.Position{})
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// settle takes back a nudge that waits to be sent to a device that has proven to hold what it is about.
-func (a *API) settle(key deviceKey, pos change.Position) {
-	if s := a.session(key); s != nil && !pos.IsZero() {
-		s.settle(pos)
+// heard tells a device's session what happened over HTTP: the cursor that the device has shown to hold, the
+// position that this proves, which takes back a nudge that waits to be sent, and what it was handed. Each may be
+// none.
+func (a *API) heard(key deviceKey, cursor string, acked, upto change.Position) {
+	s := a.session(key)
+	if s == nil {
+		return
 	}
-}
-
-// served tells a device's session what it was handed over HTTP.
-func (a *API) served(key deviceKey, pos change.Position) {
-	if s := a.session(key); s != nil && !pos.IsZero() {
-		s.served(pos)
-	}
-}
-
-// proved tells a device's session which cursor it has shown to hold over HTTP.
-func (a *API) proved(key deviceKey, cursor string) {
-	if s := a.session(key); s != nil && cursor != "" {
+	if cursor != "" {
 		s.proved(cursor)
+	}
+	if !acked.IsZero() {
+		s.settle(acked)
+	}
+	if !upto.IsZero() {
+		s.served(upto)
 	}
 }
 

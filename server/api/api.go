@@ -267,13 +267,22 @@ func (a *API) Public() http.Handler {
 		mux.Handle(path, m)
 	}
 	mux.HandleFunc("/", notFound)
-	return a.guard(a.cors(mux))
+	pulls := a.routes()[pathChanges]
+	return a.guard(a.cors(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == pathChanges { // what is asked most need not be looked for
+			pulls.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})))
 }
+
+const pathChanges = "/v1/changes"
 
 // routes are the public listener's, besides health.
 func (a *API) routes() map[string]methods {
 	return map[string]methods{
-		"/v1/changes":       {http.MethodGet: a.changes},
+		pathChanges:         {http.MethodGet: a.changes},
 		"/v1/ack":           {http.MethodPost: a.ack},
 		"/v1/events":        {http.MethodGet: a.events},
 		"/v1/socket":        {http.MethodGet: a.socket},

@@ -32,6 +32,9 @@ func newBodies(most int) *bodies { return &bodies{most: most, byUser: map[string
 // take counts n bytes for the user until release is called, or says that there is no room for them. A page
 // that alone is above a bound passes it: or it would never pass.
 func (b *bodies) take(user string, n int) (release func(), err error) {
+	if n == 0 {
+		return func() {}, nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch own := b.byUser[user]; {

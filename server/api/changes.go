@@ -52,7 +52,8 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	if err != nil {
 		return refuse(err)
 	}
-	if err := a.rates.allow(deviceKey{id.User, device}, time.Now()); err != nil {
+	key := deviceKey{id.User, device}
+	if err := a.rates.allow(key, time.Now()); err != nil {
 		return refuse(err)
 	}
 	ask, err := a.readPull(r)
@@ -61,7 +62,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	}
 	ask.User, ask.Device = id.User, device
 	// Whoever holds a session here is in the foreground, whatever woke it before.
-	ask.Woken = ask.Woken && a.session(deviceKey{id.User, device}) == nil
+	ask.Woken = ask.Woken && a.session(key) == nil
 	var ans *pull.Answer
 	if ask.wait > 0 && a.polling() == 0 {
 		ans, waited, err = a.longPoll(w, r, id, ask)
@@ -79,10 +80,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 		return refuse(err)
 	}
 	defer release()
-	key := deviceKey{id.User, device}
-	a.proved(key, ask.Since)
-	a.settle(key, ans.Acked)
-	a.served(key, ans.Upto)
+	a.heard(key, ask.Since, ans.Acked, ans.Upto)
 
 	ans.PollAfterS = a.pollAfterS() // as of now: the order may have come during a wait
 	h := w.Header()
@@ -112,9 +110,9 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 
 // pullOnce asks the engine, within the time of a pull.
 func (a *API) pullOnce(ctx context.Context, r pull.Request) (*pull.Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.limits.Pull)
-	defer cancel()
-	return a.enginePull(ctx, r)
+	limited := &lateDeadline{parent: ctx, at: time.Now().Add(a.limits.Pull)}
+	defer limited.stop()
+	return a.enginePull(limited, r)
 }
 
 // enginePull asks the engine and notes what the answer cost.
@@ -183,6 +181,9 @@ func (q query) has(name string) bool {
 
 // readQuery reads a query that may name these parameters.
 func readQuery(r *http.Request, known ...string) (query, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, invalid("the query can't be read", "Percent-encode its values.")

@@ -24,7 +24,12 @@ func (c Cache) Get(sum Digest) (Identity, bool) { return c.get(sum) }
 func (c Cache) Put(sum Digest, id Identity) { c.put(sum, id) }
 
 // Len counts the entries of both generations.
-func (c Cache) Len() int { return len(c.young) + len(c.older) }
+func (c Cache) Len() (n int) {
+	for i := range c.parts {
+		n += len(c.parts[i].young) + len(c.parts[i].older)
+	}
+	return n
+}
 
 // Trim is what Run does every five minutes.
 func Trim(ctx context.Context, r *Revocations) error { return r.trim(ctx) }

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -22,6 +23,13 @@ type cursor struct {
 	tables []string   // the tables it asked for, sorted; nil: all
 	snap   *progress  // nil: it follows the log from pos
 	head   bool       // names a head in a nudge: may be compared, never pulled from (A6)
+}
+
+// equal reports whether the other cursor says the same, so that its text stands for both. In a snapshot none does:
+// its progress is moved in place.
+func (c *cursor) equal(d *cursor) bool {
+	return c.snap == nil && d.snap == nil && c.pos == d.pos && c.config == d.config && c.floor == d.floor && c.head == d.head &&
+		slices.Equal(c.tables, d.tables)
 }
 
 // progress of a snapshot that starts at the cursor's position.

@@ -93,10 +93,12 @@ func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
 		return nil, err
 	}
 	var c *cursor
+	var since cursor // as the device sent it
 	if r.Since != "" {
 		if c, err = e.openSaved(r.User, r.Since); err != nil {
 			return nil, err
 		}
+		since = *c
 		if asked == nil {
 			asked = c.tables // the cursor remembers
 		}
@@ -129,7 +131,10 @@ func (e *Engine) Pull(ctx context.Context, r Request) (*Answer, error) {
 	if err := p.fill(ctx, c); err != nil {
 		return nil, e.problem(ctx, err)
 	}
-	a.Cursor = e.seal.seal(r.User, c)
+	a.Cursor = r.Since
+	if r.Since == "" || !c.equal(&since) {
+		a.Cursor = e.seal.seal(r.User, c)
+	}
 	a.HasMore, a.Source = p.more, p.source
 	a.Changes, a.Rows = p.encode()
 	a.NothingNew = a.Rows == 0 && !a.HasMore

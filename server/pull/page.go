@@ -59,6 +59,9 @@ func (p *page) fill(ctx context.Context, c *cursor) error {
 // enough reports whether a page is to go out as it is: it has rows that cost a place before the database, and was
 // refused a second one for the rest.
 func (p *page) enough(err error) bool {
+	if err == nil {
+		return false
+	}
 	var refused *admit.Refusal
 	return len(p.items) > 0 && errors.As(err, &refused)
 }
@@ -108,6 +111,7 @@ func (p *page) follow(ctx context.Context, c *cursor) error {
 	if err != nil {
 		return err
 	}
+	p.items = slices.Grow(p.items, len(changes))
 	for i := range changes {
 		ch := &changes[i]
 		if r := latest(resets[ch.Table], resets["*"]); ch.Pos.Before(r) {
@@ -195,10 +199,13 @@ func (p *page) read(ctx context.Context, after change.Position) (_ []change.Chan
 // with changes. What they follow is not to be served: it will come anew, and may be what the configuration
 // hides by now (I10).
 func (p *page) resets(ctx context.Context, changes []change.Change, head change.Position, more bool) (map[string]change.Position, error) {
-	out := map[string]change.Position{}
+	var out map[string]change.Position // made for the first: most pages have none
 	note := func(changes []change.Change) {
 		for i := range changes {
 			if c := &changes[i]; c.Op == change.Reset && c.Scope == change.All && !head.Before(c.Pos) {
+				if out == nil {
+					out = map[string]change.Position{}
+				}
 				out[c.Table] = c.Pos
 			}
 		}
@@ -224,6 +231,9 @@ func (p *page) resets(ctx context.Context, changes []change.Change, head change.
 	later, err := p.engine.cfg.Log.Resets(ctx, last, head)
 	if err != nil {
 		return nil, err
+	}
+	if out == nil {
+		return later, nil
 	}
 	maps.Copy(out, later)
 	return out, nil

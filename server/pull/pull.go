@@ -21,7 +21,7 @@ type Request struct {
 
 // Answer is one page.
 type Answer struct {
-	Cursor  string // always fresh, never smaller than Since
+	Cursor  string // always fresh, never smaller than Since; Since itself if the device stands where it stood
 	HasMore bool
 	// Changes is the inside of the JSON array "changes": elements joined by commas.
 	Changes      []byte
