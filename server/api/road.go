@@ -1,13 +1,16 @@
 package api
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // road is what a session's frames leave by: a WebSocket, or an event stream. Its methods may be called
 // from any goroutine; frames go out whole, one behind the other.
 type road interface {
-	// write sends a frame of the type. An error means that the road is at its end; behind ctx's deadline
+	// write sends a frame of the type. An error means that the road is at its end; behind the deadline
 	// half a frame may be under way.
-	write(ctx context.Context, typ string, frame []byte) error
+	write(deadline time.Time, typ string, frame []byte) error
 	// ping asks for a sign of life, as far as the road knows one.
 	ping(ctx context.Context) error
 	// close says why, and ends the road.

@@ -18,15 +18,13 @@ type socketRoad struct {
 	writing sync.Mutex // held for the writing of one frame: the deadline is the connection's
 }
 
-// write gives the connection the deadline instead of the library the context: that costs no allocation, a
-// timer of its own, nor a context that the library keeps until the next frame.
-func (r *socketRoad) write(ctx context.Context, _ string, frame []byte) error {
+// write gives the connection the deadline, and not the library a context: that would cost a timer and a
+// goroutine's worth of allocations, and the library keeps its last context.
+func (r *socketRoad) write(deadline time.Time, _ string, frame []byte) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := r.in.SetWriteDeadline(deadline); err != nil {
-			return err
-		}
+	if err := r.in.SetWriteDeadline(deadline); err != nil {
+		return err
 	}
 	if err := r.conn.Write(context.Background(), websocket.MessageText, frame); err != nil {
 		return err

@@ -263,10 +263,8 @@ func (s *session) send(typ string, frame any) bool {
 // out, or cut off if there is no end to it.
 func (s *session) write(typ string, frame []byte) bool {
 	slow := s.api.limits.SlowWrite
-	ctx, cancel := context.WithTimeout(context.Background(), 2*slow)
-	defer cancel()
 	began := time.Now()
-	if err := s.road.write(ctx, typ, frame); err != nil {
+	if err := s.road.write(began.Add(2*slow), typ, frame); err != nil {
 		if time.Since(began) >= 2*slow {
 			s.cut(wire.CloseTooSlow, wire.CauseTooSlow)
 		}

@@ -19,7 +19,7 @@ import (
 
 // socketBuffer is the size of a session's read and write buffer, in bytes. Most frames are smaller;
 // larger ones pass through. net/http's own take 8 KB a connection.
-const socketBuffer = 512
+const socketBuffer = 256
 
 // How long a client that was refused a socket waits.
 const (
