@@ -229,11 +229,23 @@ func (s *session) wake() {
 
 // nudge writes a nudge. Its id is the device's to echo in the pull that follows.
 func (s *session) nudge(head string, within time.Duration) bool {
-	ok := s.send(wire.TNudge, wire.Nudge{
-		T: wire.TNudge, Head: head, WithinMS: int(within.Milliseconds()), ID: strconv.FormatUint(mathrand.Uint64(), 36),
-	})
+	text := s.api.frames.get()
+	defer s.api.frames.put(text)
+	text.Write(appendNudge(text.AvailableBuffer(), head, within, mathrand.Uint64()))
+	ok := s.write(wire.TNudge, text.Bytes())
 	if ok {
 		s.api.metrics.nudges.Inc()
 	}
 	return ok
+}
+
+// appendNudge writes a wire.Nudge: nothing is sent as often.
+func appendNudge(dst []byte, head string, within time.Duration, id uint64) []byte {
+	dst = append(dst, `{"t":"`+wire.TNudge+`","head":"`...)
+	dst = append(dst, head...) // base64url needs no escaping
+	dst = append(dst, `","within_ms":`...)
+	dst = strconv.AppendInt(dst, within.Milliseconds(), 10)
+	dst = append(dst, `,"id":"`...)
+	dst = strconv.AppendUint(dst, id, 36)
+	return append(dst, `"}`...)
 }

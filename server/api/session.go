@@ -277,7 +277,7 @@ func (s *session) write(typ string, frame []byte) bool {
 	return true
 }
 
-// frameBuffers are what frames are read into. A session holds one only while it serves a frame.
+// frameBuffers are what frames are read into, and nudges written. A session holds one only for that long.
 type frameBuffers struct{ pool sync.Pool }
 
 func (f *frameBuffers) get() *bytes.Buffer {
