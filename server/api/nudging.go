@@ -142,23 +142,26 @@ func (s *session) settle(pos change.Position) {
 	}
 }
 
-// kick starts a flush goroutine if there is something to write and none lives. mu is held.
+// kick calls for a writer if there is something to write and none is at it. mu is held.
 func (s *session) kick(now time.Time) {
 	if s.writing || s.over {
 		return
 	}
 	if act := s.next(now); act != nil {
 		s.writing = true
-		s.start(func() { s.flush(act) })
+		s.running.Add(1)
+		s.api.writers.add(flush{s, act})
 	}
 }
 
 // flush writes what is noted until nothing is.
 func (s *session) flush(act func() (more bool)) {
+	defer s.running.Done()
+	defer s.survive(s.cut) // shut would wait for the flush that broke
 	for act != nil {
 		if !act() {
 			// Closed, or broken: either way the reader is to see the end of it. writing stays true,
-			// so nobody starts another flush.
+			// so nobody calls for another flush.
 			s.road.cut()
 			return
 		}

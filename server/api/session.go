@@ -44,12 +44,12 @@ type session struct {
 	// a cursor must not overtake a page.
 	serving sync.Mutex
 
-	// running counts the goroutines beside the reader; it only grows under mu while over is false.
+	// running counts the goroutines beside the reader, and a flush; it only grows under mu while over is false.
 	running sync.WaitGroup
 
 	mu       sync.Mutex
 	over     bool // the reader is gone: nothing starts any more
-	writing  bool // a flush goroutine lives
+	writing  bool // a writer is at it, or called for
 	greeted  bool // hello came
 	ready    bool // ready is written: nudges may follow
 	ending   ending
