@@ -18,8 +18,8 @@ type socketRoad struct {
 	writing sync.Mutex // held for the writing of one frame: the deadline is the connection's
 }
 
-// write gives the connection the deadline, and not the library a context: that would cost a timer and a
-// goroutine's worth of allocations, and the library keeps its last context.
+// write gives the connection the deadline, and not the library a context: that would cost a timer and some
+// allocations a frame, and the library holds on to its last context.
 func (r *socketRoad) write(deadline time.Time, _ string, frame []byte) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
