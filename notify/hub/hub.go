@@ -55,13 +55,18 @@ type member struct {
 	slot int
 }
 
-// registration is a session with its places: places[i].list[at[i]] is it.
+// registration is a session with its places. It has none any more once it is unregistered.
 type registration struct {
 	session Session
 	device  string
-	scopes  []change.Scope
-	places  []*members
-	at      []int
+	places  []place
+}
+
+// place is where a registration stands: in.list[at] is it.
+type place struct {
+	scope change.Scope
+	in    *members
+	at    int
 }
 
 // New returns a hub without sessions.
@@ -73,20 +78,21 @@ func New() *Hub {
 // called. Compare the session's cursor with the head after it returns, so that no change falls between.
 // Once unregister has returned the session is not called any more; further calls of it do nothing.
 func (h *Hub) Register(scopes []change.Scope, s Session) (unregister func()) {
-	r := &registration{session: s, device: s.Device()}
+	r := &registration{session: s, device: s.Device(), places: make([]place, 0, 1+len(scopes))}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.join(r, change.All)
 	for _, scope := range scopes {
 		h.join(r, scope)
 	}
-	return sync.OnceFunc(func() {
+	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		for slot := range r.scopes {
-			h.leave(r, slot)
+		for _, p := range r.places {
+			h.leave(p)
 		}
-	})
+		r.places = nil
+	}
 }
 
 // join gives the registration a place under the scope, unless it has one. Called with mu held.
@@ -99,24 +105,21 @@ func (h *Hub) join(r *registration, scope change.Scope) {
 	if n := len(m.list); n > 0 && m.list[n-1].registration == r {
 		return // the scope was named twice; nobody else joins meanwhile
 	}
-	m.list = append(m.list, member{registration: r, slot: len(r.scopes)})
-	r.scopes = append(r.scopes, scope)
-	r.places = append(r.places, m)
-	r.at = append(r.at, len(m.list)-1)
+	m.list = append(m.list, member{registration: r, slot: len(r.places)})
+	r.places = append(r.places, place{scope: scope, in: m, at: len(m.list) - 1})
 }
 
-// leave frees one of the registration's places: the last of the list moves into it. Called with mu held.
-func (h *Hub) leave(r *registration, slot int) {
-	m, at := r.places[slot], r.at[slot]
-	last := len(m.list) - 1
+// leave frees a place: the last of the list moves into it. Called with mu held.
+func (h *Hub) leave(p place) {
+	m, last := p.in, len(p.in.list)-1
 	moved := m.list[last]
-	m.list[at] = moved
-	moved.at[moved.slot] = at
+	m.list[p.at] = moved
+	moved.places[moved.slot].at = p.at
 	m.list[last] = member{}
 	m.list = m.list[:last]
 	switch {
 	case last == 0:
-		delete(h.scopes, r.scopes[slot])
+		delete(h.scopes, p.scope)
 	case cap(m.list) >= 64 && last < cap(m.list)/4:
 		m.list = append(make([]member, 0, cap(m.list)/2), m.list...)
 	}

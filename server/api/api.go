@@ -189,6 +189,7 @@ type API struct {
 	bodies  *bodies
 	rates   *pullRates
 	herd    *herd
+	writers writers
 	// compress is shared by all answers.
 	compress *compressors
 	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost

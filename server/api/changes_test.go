@@ -204,7 +204,7 @@ func TestPanicIsAProblem(t *testing.T) {
 }
 
 // decoded takes the content coding off a body.
-func decoded(t *testing.T, coding, body string) string {
+func decoded(t testing.TB, coding, body string) string {
 	t.Helper()
 	var r io.Reader = strings.NewReader(body)
 	switch coding {

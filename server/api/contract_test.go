@@ -107,7 +107,7 @@ func (c *contract) response(r *http.Request, status int) (found node, place stri
 }
 
 // check holds an answer against the document: its status, headers, problem code and body.
-func (c *contract) check(t *testing.T, r *http.Request, res *http.Response, body string) {
+func (c *contract) check(t testing.TB, r *http.Request, res *http.Response, body string) {
 	t.Helper()
 	what := fmt.Sprintf("%s %s: %d", r.Method, r.URL.Path, res.StatusCode)
 	response, place, codes := c.response(r, res.StatusCode)
@@ -169,7 +169,7 @@ func (c *contract) check(t *testing.T, r *http.Request, res *http.Response, body
 }
 
 // frame holds a server's frame against the document of its channel.
-func (c *contract) frame(t *testing.T, channel, typ string, text []byte) {
+func (c *contract) frame(t testing.TB, channel, typ string, text []byte) {
 	t.Helper()
 	if c.asyncapi.at("channels", channel, "messages", typ) == nil {
 		t.Errorf("%s: frame %s is not documented", channel, typ)
@@ -181,7 +181,7 @@ func (c *contract) frame(t *testing.T, channel, typ string, text []byte) {
 }
 
 // closed holds a close against the document of its channel.
-func (c *contract) closed(t *testing.T, channel string, code int, cause string) {
+func (c *contract) closed(t testing.TB, channel string, code int, cause string) {
 	t.Helper()
 	causes, _ := c.asyncapi.at("channels", channel, "x-close-codes")[fmt.Sprint(code)].([]any)
 	if !slices.Contains(causes, any(cause)) {
@@ -192,7 +192,7 @@ func (c *contract) closed(t *testing.T, channel string, code int, cause string) 
 // recording is a transport that checks every answer on its way.
 type recording struct {
 	http.RoundTripper
-	t *testing.T
+	t testing.TB
 }
 
 func (r recording) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -7,14 +7,18 @@
 // read; of a stream that is the request's handler, which waits for the client to go. What frames leave by
 // is the session's road; everything else is the same for both.
 // Everything that others want said to the device (a nudge, a goaway, a close) is noted in the session
-// under its lock, and a short-lived goroutine writes what is noted and exits:
+// under its lock, and one of the node's writers, which live only while there is something to write, writes
+// what is noted:
 //
 //	hub ──Nudge(head)──►┌─────────────┐
-//	sweeper ──tend()───►│ session     │──flush goroutine, only while there is
+//	sweeper ──tend()───►│ session     │──writer, only while there is
 //	Drain ──────shut()─►│  newest head│  something to write──────────────────►┐
 //	                    │  flags      │                                       ├─► device
 //	reader ◄────────────└─────────────┘                                       │
 //	   └── answers to the device's own frames, one after the other ──────────►┘
+//
+// The reader waits for a frame in as little stack as can be, and has it read and served in a goroutine that
+// ends with it: what a session keeps at rest is 2 KB of stack and some 5 KB beside it.
 //
 // What is noted has a fixed size: the newest head, a goaway, a close. So a device that does not read
 // costs constant memory, and whoever notes something never waits for it (I8). One sweeper goroutine

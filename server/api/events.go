@@ -145,12 +145,12 @@ func (st *stream) open() error {
 	h.Set("X-Accel-Buffering", "no")
 	st.w.WriteHeader(http.StatusOK)
 	retry := minStreamRetry + time.Duration(mathrand.Int64N(int64(maxStreamRetry-minStreamRetry)))
-	return st.put(context.Background(), "retry: "+strconv.FormatInt(retry.Milliseconds(), 10)+"\n\n")
+	return st.put(time.Now().Add(closeWait), "retry: "+strconv.FormatInt(retry.Milliseconds(), 10)+"\n\n")
 }
 
 // write sends a frame as an event of its type. A cursor becomes the event's id, which is what a client
 // that reconnects by itself sends as Last-Event-ID.
-func (st *stream) write(ctx context.Context, typ string, frame []byte) error {
+func (st *stream) write(deadline time.Time, typ string, frame []byte) error {
 	text := "event: " + typ + "\n"
 	if typ == wire.TCursor {
 		var c wire.Cursor
@@ -161,7 +161,7 @@ func (st *stream) write(ctx context.Context, typ string, frame []byte) error {
 	}
 	st.writing.Lock()
 	defer st.writing.Unlock()
-	return st.put(ctx, text+"data: "+string(frame)+"\n\n") // a frame holds no line break
+	return st.put(deadline, text+"data: "+string(frame)+"\n\n") // a frame holds no line break
 }
 
 // ping is a comment: it keeps what stands between from closing a quiet stream, and a client that is gone
@@ -169,15 +169,15 @@ func (st *stream) write(ctx context.Context, typ string, frame []byte) error {
 func (st *stream) ping(ctx context.Context) error {
 	st.writing.Lock()
 	defer st.writing.Unlock()
-	return st.put(ctx, ":\n\n")
-}
-
-// put writes and flushes, within ctx's deadline. writing is held.
-func (st *stream) put(ctx context.Context, text string) error {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(closeWait)
 	}
+	return st.put(deadline, ":\n\n")
+}
+
+// put writes and flushes until the deadline. writing is held.
+func (st *stream) put(deadline time.Time, text string) error {
 	if err := st.until(deadline); err != nil {
 		return err
 	}
@@ -206,9 +206,7 @@ func (st *stream) close(code int, cause string) {
 	if err != nil { // a plain struct
 		panic(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-	defer cancel()
-	_ = st.write(ctx, wire.TClose, b) // a client that is gone needs no word
+	_ = st.write(time.Now().Add(closeWait), wire.TClose, b) // a client that is gone needs no word
 	st.cut()
 }
 

@@ -21,7 +21,7 @@ import (
 
 // listener is an event stream's client side.
 type listener struct {
-	t     *testing.T
+	t     testing.TB
 	res   *http.Response
 	lines *bufio.Reader
 	stop  context.CancelFunc

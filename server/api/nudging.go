@@ -142,23 +142,26 @@ func (s *session) settle(pos change.Position) {
 	}
 }
 
-// kick starts a flush goroutine if there is something to write and none lives. mu is held.
+// kick calls for a writer if there is something to write and none is at it. mu is held.
 func (s *session) kick(now time.Time) {
 	if s.writing || s.over {
 		return
 	}
 	if act := s.next(now); act != nil {
 		s.writing = true
-		s.start(func() { s.flush(act) })
+		s.running.Add(1)
+		s.api.writers.add(flush{s, act})
 	}
 }
 
 // flush writes what is noted until nothing is.
 func (s *session) flush(act func() (more bool)) {
+	defer s.running.Done()
+	defer s.survive(s.cut) // shut would wait for the flush that broke
 	for act != nil {
 		if !act() {
 			// Closed, or broken: either way the reader is to see the end of it. writing stays true,
-			// so nobody starts another flush.
+			// so nobody calls for another flush.
 			s.road.cut()
 			return
 		}
@@ -229,11 +232,23 @@ func (s *session) wake() {
 
 // nudge writes a nudge. Its id is the device's to echo in the pull that follows.
 func (s *session) nudge(head string, within time.Duration) bool {
-	ok := s.send(wire.TNudge, wire.Nudge{
-		T: wire.TNudge, Head: head, WithinMS: int(within.Milliseconds()), ID: strconv.FormatUint(mathrand.Uint64(), 36),
-	})
+	text := s.api.frames.get()
+	defer s.api.frames.put(text)
+	text.Write(appendNudge(text.AvailableBuffer(), head, within, mathrand.Uint64()))
+	ok := s.write(wire.TNudge, text.Bytes())
 	if ok {
 		s.api.metrics.nudges.Inc()
 	}
 	return ok
+}
+
+// appendNudge writes a wire.Nudge: nothing is sent as often.
+func appendNudge(dst []byte, head string, within time.Duration, id uint64) []byte {
+	dst = append(dst, `{"t":"`+wire.TNudge+`","head":"`...)
+	dst = append(dst, head...) // base64url needs no escaping
+	dst = append(dst, `","within_ms":`...)
+	dst = strconv.AppendInt(dst, within.Milliseconds(), 10)
+	dst = append(dst, `,"id":"`...)
+	dst = strconv.AppendUint(dst, id, 36)
+	return append(dst, `"}`...)
 }

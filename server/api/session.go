@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"strconv"
 	"sync"
@@ -44,12 +45,12 @@ type session struct {
 	// a cursor must not overtake a page.
 	serving sync.Mutex
 
-	// running counts the goroutines beside the reader; it only grows under mu while over is false.
+	// running counts the goroutines beside the reader, and a flush; it only grows under mu while over is false.
 	running sync.WaitGroup
 
 	mu       sync.Mutex
 	over     bool // the reader is gone: nothing starts any more
-	writing  bool // a flush goroutine lives
+	writing  bool // a writer is at it, or called for
 	greeted  bool // hello came
 	ready    bool // ready is written: nudges may follow
 	ending   ending
@@ -104,18 +105,35 @@ func (s *session) run(serve func() (clientClosed bool)) {
 }
 
 // frames serves a socket's frames. It reports whether it was the client who closed.
-func (s *session) frames(conn *websocket.Conn) (clientClosed bool) {
-	for {
-		frame, err := s.read(conn)
-		if err != nil {
-			return websocket.CloseStatus(err) != -1
-		}
-		more := frame != nil && s.dispatch(frame.Bytes())
-		s.api.frames.put(frame)
-		if !more {
-			return false
-		}
+func (s *session) frames(conn *websocket.Conn, in *inlet) (clientClosed bool) {
+	for more := true; more && in.wait() == nil; {
+		more, clientClosed = s.apart(conn, in)
 	}
+	return clientClosed
+}
+
+// apart serves what has begun to come in, in a goroutine of its own: the stack that this takes is gone with
+// it.
+func (s *session) apart(conn *websocket.Conn, in *inlet) (more, clientClosed bool) {
+	var served sync.WaitGroup
+	served.Go(func() {
+		defer s.survive(s.shut)
+		more, clientClosed = s.frame(conn, in)
+	})
+	served.Wait()
+	return more, clientClosed
+}
+
+// frame reads a frame and serves it. It reports whether the session goes on, and if not whether it was the
+// client who closed.
+func (s *session) frame(conn *websocket.Conn, in *inlet) (more, clientClosed bool) {
+	text, err := s.read(conn, in)
+	if err != nil {
+		return errors.Is(err, errBetweenFrames), websocket.CloseStatus(err) != -1
+	}
+	more = text != nil && s.dispatch(text.Bytes())
+	s.api.frames.put(text)
+	return more, false
 }
 
 // survive makes a panic the end of one session, by shut or cut, instead of the process.
@@ -127,14 +145,14 @@ func (s *session) survive(end func(code int, cause string)) {
 }
 
 // read returns the next frame's text; nil with no error if the session was told to close instead.
-// It takes a buffer only once a frame has begun.
-func (s *session) read(conn *websocket.Conn) (*bytes.Buffer, error) {
+func (s *session) read(conn *websocket.Conn, in *inlet) (*bytes.Buffer, error) {
+	s.reading(time.Now())
+	defer s.reading(time.Time{})
 	typ, r, err := conn.Reader(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	s.reading(time.Now())
-	defer s.reading(time.Time{})
+	in.begun()
 	buf := s.api.frames.get()
 	if _, err := buf.ReadFrom(io.LimitReader(r, wire.MaxClientFrame+1)); err != nil {
 		s.api.frames.put(buf)
@@ -246,10 +264,8 @@ func (s *session) send(typ string, frame any) bool {
 // out, or cut off if there is no end to it.
 func (s *session) write(typ string, frame []byte) bool {
 	slow := s.api.limits.SlowWrite
-	ctx, cancel := context.WithTimeout(context.Background(), 2*slow)
-	defer cancel()
 	began := time.Now()
-	if err := s.road.write(ctx, typ, frame); err != nil {
+	if err := s.road.write(began.Add(2*slow), typ, frame); err != nil {
 		if time.Since(began) >= 2*slow {
 			s.cut(wire.CloseTooSlow, wire.CauseTooSlow)
 		}
@@ -262,7 +278,7 @@ func (s *session) write(typ string, frame []byte) bool {
 	return true
 }
 
-// frameBuffers are what frames are read into. A session holds one only while it serves a frame.
+// frameBuffers are what frames are read into, and nudges written. A session holds one only for that long.
 type frameBuffers struct{ pool sync.Pool }
 
 func (f *frameBuffers) get() *bytes.Buffer {

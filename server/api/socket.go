@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"io"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
@@ -20,7 +19,7 @@ import (
 
 // socketBuffer is the size of a session's read and write buffer, in bytes. Most frames are smaller;
 // larger ones pass through. net/http's own take 8 KB a connection.
-const socketBuffer = 512
+const socketBuffer = 256
 
 // How long a client that was refused a socket waits.
 const (
@@ -50,30 +49,39 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	up := &upgrade{ResponseWriter: w}
-	var s *session // made before anything is read
+	var in *inlet // both are made before anything is read
+	var s *session
 	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{wire.Subprotocol},
 		InsecureSkipVerify: true, // our own rule is exact about scheme and port
 		CompressionMode:    websocket.CompressionDisabled,
 		// Control frames pass dispatch by: a ping that is one too many gets no pong.
-		OnPingReceived: func(context.Context, []byte) bool { return s.allow() },
-		OnPongReceived: func(context.Context, []byte) { s.allow() },
+		OnPingReceived: func(context.Context, []byte) bool {
+			in.control()
+			return s.allow()
+		},
+		OnPongReceived: func(context.Context, []byte) {
+			in.control()
+			s.allow()
+		},
 	})
 	if err != nil {
 		a.release()
-		if up.conn == nil {
+		if up.in == nil {
 			a.fail(w, r, invalid(err.Error(), "Follow RFC 6455 §4.1."))
 		}
 		return
 	}
 	conn.SetReadLimit(-1) // read enforces ours, and closes in an order that lets the client see it
-	s = a.newSession(socketRoad{conn, up.conn})
+	in = up.in
+	in.buffer.Reset(in) // the library has put a reader in between
+	s = a.newSession(&socketRoad{conn: conn, in: in})
 	s.headerToken = token
 	s.limiter = rate.NewLimiter(rate.Limit(float64(a.limits.FramesAMin)/60), a.limits.FrameBurst)
 	a.begin(s)
 	go func() {
 		defer a.release()
-		s.run(func() bool { return s.frames(conn) })
+		s.run(func() bool { return s.frames(conn, in) })
 	}()
 }
 
@@ -201,7 +209,7 @@ func (a *API) forget(s *session) {
 // the library's plain text refusals back, so that ours can be written instead.
 type upgrade struct {
 	http.ResponseWriter
-	conn net.Conn // set by Hijack
+	in *inlet // set by Hijack
 }
 
 func (u *upgrade) WriteHeader(status int) {
@@ -217,7 +225,7 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	u.conn = conn
+	u.in = &inlet{Conn: conn}
 	// The 101 still stands in net/http's writer.
 	if err := rw.Flush(); err != nil {
 		_ = conn.Close()
@@ -228,10 +236,7 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		_ = conn.Close()
 		return nil, nil, err
 	}
-	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn), max(socketBuffer, len(early)))
-	if _, err := r.Peek(len(early)); err != nil {
-		_ = conn.Close()
-		return nil, nil, err
-	}
-	return conn, bufio.NewReadWriter(r, bufio.NewWriterSize(conn, socketBuffer)), nil
+	u.in.early = bytes.Clone(early)
+	u.in.buffer = bufio.NewReaderSize(u.in, socketBuffer)
+	return u.in, bufio.NewReadWriter(u.in.buffer, bufio.NewWriterSize(conn, socketBuffer)), nil
 }

@@ -20,6 +20,7 @@ const stopGrace = 2 * time.Second
 func (a *API) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
+	defer a.writers.running.Wait() // behind empty: no session calls for one any more
 	if a.cfg.Polling != nil {
 		watching.Go(func() { a.watchPolling(ctx) })
 	}

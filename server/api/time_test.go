@@ -372,3 +372,24 @@ func TestExpiredTokenPullsNothing(t *testing.T) {
 		}
 	})
 }
+
+// Devices that take nothing keep a writer each, and nobody else waits for them (I8).
+func TestI8StuckWriters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings)
+		for i := range 20 { // that never read what they are sent
+			w.join(fmt.Sprint("stuck", i), "10")
+		}
+		last := w.join("last", "10")
+		began := time.Now()
+		w.nudge(11)
+		hear[wire.Nudge](last, wire.TNudge)
+		if took := time.Since(began); took > 0 { // of the bubble's clock, which stands while anybody can run
+			t.Errorf("a nudge waited %v for devices that take none", took)
+		}
+		synctest.Wait()
+		if got := len(goroutinesOf("(*writers).write(")); got != 20 {
+			t.Errorf("%d writers for 20 stuck devices", got)
+		}
+	})
+}

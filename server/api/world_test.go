@@ -110,7 +110,7 @@ func (e *engine) lastPull() pull.Request {
 
 // world is an API that runs, and what it stands on.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	api      *api.API
 	engine   *engine
 	hub      *hub.Hub
@@ -124,7 +124,7 @@ type world struct {
 }
 
 // tcp starts a world on the loopback interface.
-func tcp(t *testing.T, change ...func(*api.Config)) *world {
+func tcp(t testing.TB, change ...func(*api.Config)) *world {
 	t.Helper()
 	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -140,7 +140,7 @@ func piped(t *testing.T, change ...func(*api.Config)) *world {
 	return start(t, ln, ln.dial, change...)
 }
 
-func start(t *testing.T, ln net.Listener, dial func(context.Context, string, string) (net.Conn, error), change ...func(*api.Config)) *world {
+func start(t testing.TB, ln net.Listener, dial func(context.Context, string, string) (net.Conn, error), change ...func(*api.Config)) *world {
 	t.Helper()
 	key, err := auth.ParseKey("", auth.HS256, []byte(strings.Repeat("k", 32)))
 	if err != nil {
@@ -246,7 +246,7 @@ func (w *world) ask(method, path, body string, headers ...string) (*http.Respons
 }
 
 // wantProblem holds an answer against the problem it should be.
-func wantProblem(t *testing.T, res *http.Response, body string, status int, code wire.Code) wire.Problem {
+func wantProblem(t testing.TB, res *http.Response, body string, status int, code wire.Code) wire.Problem {
 	t.Helper()
 	var p wire.Problem
 	if err := json.Unmarshal([]byte(body), &p); err != nil {
@@ -290,7 +290,7 @@ func (w *world) count(name string, labels ...string) float64 {
 
 // device is a socket's client side.
 type device struct {
-	t    *testing.T
+	t    testing.TB
 	conn *websocket.Conn
 }
 
