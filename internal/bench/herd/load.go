@@ -37,6 +37,8 @@ type seen struct {
 	P50, P99, Max float64 // in milliseconds, from the intended moment until a device had everything
 	Answers       int
 	Overloaded    int // answers of 503
+	// Of those, in milliseconds from the request that was sent to the refusal.
+	Refused50, Refused99 float64
 	Failed        int // devices that had anything else, or not everything in time
 	Error         string
 	Elapsed       time.Duration // until the last device was done
@@ -105,7 +107,7 @@ func (h *herd) connect(ctx context.Context) ([]*client, error) {
 func (h *herd) run(devices []site.Device, clients []*client) seen {
 	var mu sync.Mutex
 	var s seen
-	var all bench.Latencies
+	var all, refused bench.Latencies
 	began := time.Now().Add(100 * time.Millisecond)
 	var wg sync.WaitGroup
 	for c := range clients {
@@ -121,7 +123,8 @@ func (h *herd) run(devices []site.Device, clients []*client) seen {
 				mu.Lock()
 				all = append(all, took)
 				s.Answers += answers
-				s.Overloaded += overloaded
+				s.Overloaded += len(overloaded)
+				refused = append(refused, overloaded...)
 				if err != nil {
 					s.Failed++
 					s.Error = err.Error()
@@ -133,13 +136,15 @@ func (h *herd) run(devices []site.Device, clients []*client) seen {
 	wg.Wait()
 	s.Elapsed = time.Since(began)
 	s.P50, s.P99, s.Max = all.Percentile(50), all.Percentile(99), all.Percentile(100)
+	s.Refused50, s.Refused99 = refused.Percentile(50), refused.Percentile(99)
 	return s
 }
 
 // receive is the device's loop: it asks until it has everything, and where it is told to wait it does.
-func (c *client) receive(d site.Device, validate bool, until time.Time) (answers, overloaded int, err error) {
+func (c *client) receive(d site.Device, validate bool, until time.Time) (answers int, overloaded bench.Latencies, err error) {
 	_ = c.conn.SetDeadline(until) // what fails then fails below
 	for {
+		asked := time.Now()
 		a, err := c.ask(d.Request(validate))
 		if err != nil {
 			return answers, overloaded, err
@@ -152,7 +157,7 @@ func (c *client) receive(d site.Device, validate bool, until time.Time) (answers
 			}
 			d.Cursor = a.cursor
 		case 503:
-			overloaded++
+			overloaded = append(overloaded, time.Since(asked))
 			if time.Now().Add(a.retry).After(until) {
 				return answers, overloaded, errors.New("it was told to wait for too long")
 			}

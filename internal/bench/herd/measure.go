@@ -186,8 +186,8 @@ func (r *runner) compare(ctx context.Context, kind string, pairs int) (bench.Res
 		case w.connections > most:
 			res.Broken = fmt.Sprintf("%d connections to the database", w.connections)
 		}
-		res.Note = fmt.Sprintf("p50 %.1f ms (floor %.1f), %d answers of 503, %d failed; database: %d connections, %d statements; all done after %.1f s",
-			s.P50, f.P50, s.Overloaded, s.Failed, w.connections, w.statements, s.Elapsed.Seconds())
+		res.Note = fmt.Sprintf("p50 %.1f ms (floor %.1f), %d answers of 503 (p50 %.1f, p99 %.1f ms), %d failed; database: %d connections, %d statements; all done after %.1f s",
+			s.P50, f.P50, s.Overloaded, s.Refused50, s.Refused99, s.Failed, w.connections, w.statements, s.Elapsed.Seconds())
 		subject, floors = append(subject, s.P99), append(floors, f.P99)
 	}
 	return bench.Pairs(res, subject, floors), nil
