@@ -39,9 +39,9 @@ type seen struct {
 	Overloaded    int // answers of 503
 	// Of those, in milliseconds from the request that was sent to the refusal.
 	Refused50, Refused99 float64
-	Failed        int // devices that had anything else, or not everything in time
-	Error         string
-	Elapsed       time.Duration // until the last device was done
+	Failed               int // devices that had anything else, or not everything in time
+	Error                string
+	Elapsed              time.Duration // until the last device was done
 }
 
 // load makes a herd, once it reads a line after having said that it stands.
