@@ -78,6 +78,7 @@ func load(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // client is a connection.
 type client struct {
+	addr string
 	conn net.Conn
 	r    *bufio.Reader
 	body []byte
@@ -89,18 +90,35 @@ func (h *herd) connect(ctx context.Context) ([]*client, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(64)
 	for i := range clients {
-		g.Go(func() error {
-			var d net.Dialer
-			conn, err := d.DialContext(ctx, "tcp", h.Addr)
-			if err != nil {
-				return err
+		g.Go(func() (err error) {
+			clients[i], err = dial(ctx, h.Addr)
+			if err == nil {
+				_, err = clients[i].ask("GET /livez HTTP/1.1\r\nHost: nudge.example\r\n\r\n")
 			}
-			clients[i] = &client{conn: conn, r: bufio.NewReaderSize(conn, 2<<10)}
-			_, err = clients[i].ask("GET /livez HTTP/1.1\r\nHost: nudge.example\r\n\r\n")
 			return err
 		})
 	}
 	return clients, g.Wait()
+}
+
+func dial(ctx context.Context, addr string) (*client, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &client{addr: addr, conn: conn, r: bufio.NewReaderSize(conn, 2<<10)}, nil
+}
+
+// redial takes a new connection: a server does not keep one open for as long as a device may have to wait.
+func (c *client) redial() error {
+	fresh, err := dial(context.Background(), c.addr)
+	if err != nil {
+		return err
+	}
+	_ = c.conn.Close()
+	c.conn, c.r = fresh.conn, fresh.r
+	return nil
 }
 
 // run lets every device ask at a moment of its own. The moments are drawn before, and do not move.
@@ -162,6 +180,10 @@ func (c *client) receive(d site.Device, validate bool, until time.Time) (answers
 				return answers, overloaded, errors.New("it was told to wait for too long")
 			}
 			time.Sleep(a.retry)
+			if err := c.redial(); err != nil {
+				return answers, overloaded, err
+			}
+			_ = c.conn.SetDeadline(until) // what fails then fails below
 		default:
 			return answers, overloaded, fmt.Errorf("status %d: %.200s", a.status, c.body)
 		}

@@ -36,6 +36,7 @@ type crowd struct {
 	sockets []*socket
 	task    atomic.Pointer[task]
 	lost    atomic.Int64 // sockets that ended
+	refused atomic.Int64 // pulls, of this run
 	frame   atomic.Int64 // bytes of a nudge
 }
 
@@ -178,6 +179,7 @@ func (c *crowd) join(ctx context.Context, devices []site.Device) error {
 var (
 	nudgeFrame   = []byte(`{"t":"nudge"`)
 	changesFrame = []byte(`{"t":"changes"`)
+	errorFrame   = []byte(`{"t":"error"`)
 	floorFrame   = []byte(`xxx`)
 )
 
@@ -206,6 +208,9 @@ func (c *crowd) listen(i int, s *socket) {
 			} else if err == nil {
 				t.holds(i, time.Now())
 			}
+		case bytes.HasPrefix(frame, errorFrame):
+			c.refused.Add(1)
+			err = s.again(frame)
 		}
 		if err != nil {
 			return

@@ -103,10 +103,10 @@ func (r *runner) latencies(ctx context.Context, i int, node *site.Node, crowd cr
 			return h, err
 		}
 		if h.Missed > 0 {
-			r.broken = fmt.Sprintf("%d of %d commits were not heard of (%s)", h.Missed, h.Missed+h.Count, name)
+			r.broken = fmt.Sprintf("%d of %.0f commits did not reach their device (%s)", h.Missed, req.Rate*req.Lasting.Seconds(), name)
 		}
-		return h, r.say("%-8s %d  %4.0f commits/s  commit p50 %5.2f p99 %6.2f   heard p50 %5.2f p99 %6.2f p99.9 %6.2f   pulled p50 %5.2f p99 %6.2f ms, %d missed\n",
-			name, i+1, req.Rate, h.Commit50, h.Commit99, h.Nudge50, h.Nudge99, h.Nudge999, h.Delta50, h.Delta99, h.Missed)
+		return h, r.say("%-8s %d  %4.0f commits/s  commit p50 %5.2f p99 %6.2f   heard p50 %5.2f p99 %6.2f p99.9 %6.2f   pulled p50 %5.2f p99 %6.2f ms, %d refused, %d missed\n",
+			name, i+1, req.Rate, h.Commit50, h.Commit99, h.Nudge50, h.Nudge99, h.Nudge999, h.Delta50, h.Delta99, h.Refused, h.Missed)
 	}
 	quiet, err := run("nudge", request{Rate: r.rate})
 	if err != nil {

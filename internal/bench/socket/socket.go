@@ -139,6 +139,16 @@ func (s *socket) pull() error {
 	return s.send(wire.Pull{T: wire.TPull, ID: s.pulls, Cursor: &s.device.Cursor})
 }
 
+// again pulls once more, when a refusal says that it may. It reads nothing meanwhile.
+func (s *socket) again(frame []byte) error {
+	var f wire.Error
+	if err := json.Unmarshal(frame, &f); err != nil {
+		return err
+	}
+	time.Sleep(time.Duration(f.RetryAfterMS) * time.Millisecond)
+	return s.pull()
+}
+
 // apply parses a page, as a device does before it stores it, and says that it has.
 func (s *socket) apply(frame []byte) (more bool, err error) {
 	var f wire.Changes

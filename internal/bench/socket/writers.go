@@ -32,14 +32,15 @@ type heard struct {
 	Nudge50, Nudge99, Nudge999 float64
 	Delta50, Delta99           float64
 	Count                      int     // nudges, or notifications
-	Missed                     int     // that did not come
+	Missed                     int     // of commits: nudges, or pages where devices pull, that did not come
+	Refused                    int     // pulls that were told to come again
 	PerSecond                  float64 // of a fan-out, from the first nudge to the last
 	Frame                      int64   // bytes of a nudge
 }
 
 const (
 	writers = 32               // connections that write
-	patient = 10 * time.Second // until what has not come counts as missed
+	patient = 30 * time.Second // until what has not come counts as missed
 )
 
 const (
@@ -184,7 +185,7 @@ func (c *crowd) finish(ctx context.Context, t *task, took bench.Latencies) (hear
 		Commit50: took.Percentile(50), Commit99: took.Percentile(99),
 		Nudge50: nudges.Percentile(50), Nudge99: nudges.Percentile(99), Nudge999: nudges.Percentile(99.9),
 		Delta50: pages.Percentile(50), Delta99: pages.Percentile(99),
-		Count: len(nudges), Missed: max(0, t.left), PerSecond: float64(len(nudges)) / max(t.last.Sub(t.first).Seconds(), 1e-6),
+		Count: len(nudges), Missed: max(0, t.left), Refused: int(c.refused.Swap(0)), PerSecond: float64(len(nudges)) / max(t.last.Sub(t.first).Seconds(), 1e-6),
 		Frame: c.frame.Load(),
 	}, nil
 }
