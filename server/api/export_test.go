@@ -60,6 +60,9 @@ func (a *API) Rates() PullRates { return PullRates{a.rates} }
 // Herd knows how many pulls a node can serve, for tests.
 type Herd struct{ *herd }
 
+// Within is what sessions are told that hear with others.
+func (a *API) Within(with hub.Crowd) time.Duration { return a.herd.within(time.Now(), with) }
+
 // NewHerd makes one that knows of no database.
 func NewHerd() Herd { return Herd{newHerd(nil)} }
 
