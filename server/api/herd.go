@@ -22,6 +22,10 @@ const (
 // is not timed because a write that waits for a slow reader is no work.
 const requestCost = 100 * time.Microsecond
 
+// maxPullCost bounds what one pull from memory counts for. What takes longer has waited: for the log to be asked because
+// the bus was silent, or for a processor. That is when a crowd is about to hear, and no reason to keep it away.
+const maxPullCost = time.Millisecond
+
 // herd knows how many pulls the node can serve, and how many nudges have asked for. What is measured is what a
 // pull costs, not how many came: a herd that is spread well never shows what the node could have done.
 type herd struct {
@@ -44,7 +48,7 @@ func newHerd(database func(hub.Source) float64) *herd { return &herd{database: d
 func (h *herd) pulled(took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.cost += (took - h.cost) / 64
+	h.cost += (min(took, maxPullCost) - h.cost) / 64
 }
 
 // larger is one crowd for two that a device hears of at once.

@@ -172,6 +172,18 @@ func TestWithinOfWhatWasNotCarried(t *testing.T) {
 	})
 }
 
+// Pulls that had to wait say nothing of what a pull costs: those who hear when the wait is over are not sent away for it.
+func TestWithinAfterAStandstill(t *testing.T) {
+	h := api.NewHerd()
+	for range 1000 {
+		h.Pulled(3 * time.Second)
+	}
+	many := 10_000 * runtime.GOMAXPROCS(0)
+	if d := h.Within(time.Now(), hub.Crowd{Sessions: many}); d > 11*time.Second {
+		t.Errorf("%v for what takes one second", d)
+	}
+}
+
 // A pull that waits is spread as a nudged device is, but not past its own time.
 func TestWaitsAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
