@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/admit"
 	"github.com/nudgesync/nudge/server/config"
 )
@@ -17,6 +18,16 @@ func newQueue(d *databases, l *config.Limits, r prometheus.Registerer) (*admit.Q
 	return admit.New(admit.Config{
 		Places: places, Snapshots: min(d.snapshots(l.Snapshots), max(1, places-1)), Waiting: l.Queue, Wait: l.QueueWait, Metrics: m,
 	})
+}
+
+// capacity is how many pages the line lets through in a second, by where they are read.
+func capacity(q *admit.Queue) func(hub.Source) float64 {
+	return func(from hub.Source) float64 {
+		if from == hub.Tables {
+			return q.Rate(admit.Snapshot)
+		}
+		return q.Rate(admit.Foreground)
+	}
 }
 
 // places is how many pulls may use the pools at once. One has a connection at a time, of the log's pool or of

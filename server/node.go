@@ -23,7 +23,6 @@ import (
 	"github.com/nudgesync/nudge/changefeed/tail"
 	"github.com/nudgesync/nudge/notify/bus"
 	"github.com/nudgesync/nudge/notify/hub"
-	"github.com/nudgesync/nudge/server/admit"
 	"github.com/nudgesync/nudge/server/api"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/config"
@@ -209,7 +208,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 		Engine: engine, Verifier: n.verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, AdminHosts: cfg.Listen.AdminHosts, Log: log,
 		Ready: n.ready, Waiting: func() error { return n.feed.Waiting() },
 		Trim: n.trim, Revoke: n.revoke, Metrics: apiMetrics, Polling: pollOrder{n.db.upkeep},
-		StartOvers:     func() float64 { return queue.Rate(admit.Snapshot) },
+		Capacity:       capacity(queue),
 		MetricsHandler: promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}),
 		Limits: api.Limits{
 			HandshakeRate: cfg.Limits.HandshakeRate, MaxSockets: cfg.Limits.MaxSockets,

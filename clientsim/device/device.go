@@ -130,7 +130,7 @@ func (d *Device) Wrote() {
 }
 
 // Wake says that the network is back or that a push came. It pulls, and if no socket is open it
-// connects now and forgets the backoff.
+// connects now and forgets the backoff, unless the server has said when to come back.
 func (d *Device) Wake() { ring(d.wake) }
 
 // Idle reports whether the device is connected and nothing is under way or due.
@@ -152,27 +152,33 @@ func (d *Device) Run(ctx context.Context) error {
 			return stop
 		}
 		d.cfg.Log.DebugContext(ctx, "session lost", "error", err)
-		select {
-		case <-d.reconnect(err):
-		case <-d.wake:
-			d.backoff.reset()
-			d.Pull()
-		case <-ctx.Done():
-			return nil
+		for due, hinted := d.reconnect(err); due != nil; {
+			select {
+			case <-due:
+				due = nil
+			case <-d.wake:
+				d.backoff.reset()
+				d.Pull()
+				if !hinted {
+					due = nil
+				}
+			case <-ctx.Done():
+				return nil
+			}
 		}
 	}
 }
 
-// reconnect fires when the next session may be tried.
-func (d *Device) reconnect(err error) <-chan time.Time {
+// reconnect fires when the next session may be tried. hinted: it was the server who said when.
+func (d *Device) reconnect(err error) (due <-chan time.Time, hinted bool) {
 	l, ok := errors.AsType[*lost](err)
 	switch {
 	case !ok:
-		return d.cfg.After(d.backoff.next(0))
+		return d.cfg.After(d.backoff.next(0)), false
 	case l.until != nil:
-		return l.until
+		return l.until, true
 	}
-	return d.cfg.After(d.backoff.next(l.after))
+	return d.cfg.After(d.backoff.next(l.after)), l.after > 0
 }
 
 // lost is a session's end with what the server said about coming back.

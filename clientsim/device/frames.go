@@ -162,7 +162,7 @@ func (s *session) onError(ctx context.Context, f wire.Error) error {
 	case amended:
 		return s.pull(ctx)
 	}
-	s.again = false
+	s.again, s.held = false, wait > 0
 	s.pullIn(s.d.backoff.next(wait))
 	return nil
 }

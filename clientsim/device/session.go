@@ -27,6 +27,7 @@ type session struct {
 	nudge   string // the newest nudge's id, until a pull names it
 
 	due   <-chan time.Time // when a pull may start that the server asked to wait with
+	held  bool             // no other pull may start before: the server refused the last one until then
 	owed  <-chan time.Time // the end of our patience with an answer
 	leave <-chan time.Time // when a goaway wants us gone, and back
 	after time.Duration    // the server's newest hint for the next connect
@@ -133,6 +134,7 @@ func (s *session) serve(ctx context.Context, frames <-chan []byte) error {
 			s.d.backoff.reset()
 			err = s.pull(ctx)
 		case <-s.due:
+			s.held = false
 			err = s.pull(ctx)
 		case <-s.owed:
 			err = errors.New("the server owes an answer for too long")
@@ -154,6 +156,9 @@ func (s *session) serve(ctx context.Context, frames <-chan []byte) error {
 func (s *session) pull(ctx context.Context) error {
 	if !s.ready || s.pulling {
 		s.again = true
+		return nil
+	}
+	if s.held { // whatever asks for it: a nudge is no reason to come back to a server that is overloaded
 		return nil
 	}
 	s.pulling, s.again, s.due = true, false, nil

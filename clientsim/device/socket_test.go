@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -173,6 +174,50 @@ func TestHintsWin(t *testing.T) {
 	}
 	w.fire <- time.Time{}
 	p.expect(wire.TPull, "1")
+}
+
+// A nudge, the app or the network are no reason to come back sooner than the server has said.
+func TestHintsAreKept(t *testing.T) {
+	r := newRig(t)
+	p := r.first()
+	p.send(wire.Nudge{T: wire.TNudge})
+	pull := p.expect(wire.TPull, "1")
+	p.send(wire.Error{T: wire.TError, ID: &pull.ID, Code: wire.Overloaded, RetryAfterMS: 5000})
+	w := r.waited()
+	for i, within := range []int{0, 100, 0} {
+		p.send(wire.Nudge{T: wire.TNudge, ID: fmt.Sprint(i), WithinMS: within})
+		take(t, "nudge", r.nudged)
+	}
+	r.dev.Pull()
+	r.dev.Wake()
+	p.send(wire.TokenExpiring{T: wire.TTokenExpiring, InS: 60})
+	p.expect(wire.TToken, "") // and no pull before
+	w.fire <- time.Time{}
+	if f := p.expect(wire.TPull, "1"); f.ID != pull.ID+1 || f.Nudge != "2" {
+		t.Errorf("%+v, want the pull of the last nudge", f)
+	}
+	p.page(pull.ID+1, page("2", false))
+	p.expect(wire.TAck, "2")
+
+	r.refuse <- problem(wire.Overloaded, 7*time.Second)
+	p.close(wire.CloseOverload)
+	r.waited().fire <- time.Time{}
+	w = r.waited()
+	if w.d != 7*time.Second {
+		t.Errorf("waits %v, want the server's 7 s", w.d)
+	}
+	_ = take(t, "loss", r.lost)
+	_ = take(t, "loss", r.lost)
+	r.refuse <- problem(wire.ProtocolOld, 0) // ends it, whenever it dials
+	for range 1000 {
+		r.dev.Wake()
+		runtime.Gosched()
+	}
+	w.fire <- time.Time{}
+	_ = take(t, "end", r.ended)
+	if len(w.fire) > 0 {
+		t.Error("dialled before the time")
+	}
 }
 
 func TestGoaway(t *testing.T) {

@@ -29,10 +29,18 @@ type Session interface {
 // Crowd is whom one frame nudges together.
 type Crowd struct {
 	Sessions int // at most so many; a session of two of the frame's scopes counts twice
-	// Database: what they will pull is not in the newest stretch of the log but in the database: a reset, or a
-	// frame that was too large to be carried.
-	Database bool
+	Source   Source
 }
+
+// Source is where a crowd finds what it will pull. A dearer one is greater.
+type Source int
+
+// The sources.
+const (
+	Memory Source = iota // the newest stretch of the log
+	Log                  // the log in its database: the frame was too large to be carried, or was skipped
+	Tables               // the live rows: a reset, or a new epoch
+)
 
 // Hub is the sessions of this node. Its methods may be called from any goroutine.
 //
@@ -169,7 +177,11 @@ func (h *Hub) Deliver(f change.Frame) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	if f.HeadsOnly {
-		h.announce(change.All, f.Next, Crowd{Sessions: h.size(change.All), Database: true})
+		all := Crowd{Sessions: h.size(change.All), Source: Log}
+		if !f.Prev.IsZero() && f.Prev.Epoch != f.Next.Epoch { // else whoever is up to date reads on from there
+			all.Source = Tables
+		}
+		h.announce(change.All, f.Next, all)
 		return
 	}
 	var toAll change.Position
@@ -179,7 +191,9 @@ func (h *Hub) Deliver(f change.Frame) {
 		c := &f.Changes[i]
 		if c.Scope == change.All {
 			toAll = c.Pos
-			all.Database = all.Database || startsOver(c)
+			if startsOver(c) {
+				all.Source = Tables
+			}
 			continue
 		}
 		if m := h.scopes[c.Scope]; m != nil {
@@ -192,18 +206,18 @@ func (h *Hub) Deliver(f change.Frame) {
 		all.Sessions = h.size(change.All)
 		h.announce(change.All, toAll, all)
 	}
-	var fromTail, fromDatabase int
+	var fromMemory, fromTables int
 	for m, p := range byScope {
 		if p.reset {
-			fromDatabase += len(m.list)
+			fromTables += len(m.list)
 		} else {
-			fromTail += len(m.list)
+			fromMemory += len(m.list)
 		}
 	}
 	for m, p := range byScope {
-		crowd := Crowd{Sessions: fromTail}
+		crowd := Crowd{Sessions: fromMemory}
 		if p.reset {
-			crowd = Crowd{Sessions: fromDatabase, Database: true}
+			crowd = Crowd{Sessions: fromTables, Source: Tables}
 		}
 		for _, r := range m.list {
 			if head := p.of(r.device); !head.IsZero() {

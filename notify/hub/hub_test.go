@@ -112,7 +112,7 @@ func TestA15AllIsForEverySession(t *testing.T) {
 	}
 }
 
-// Each hears how many hear with it, and whether that sends them to the database.
+// Each hears how many hear with it, and where that sends them.
 func TestCrowd(t *testing.T) {
 	of := func(op change.Op, scope, table string, why change.Reason) change.Change {
 		return change.Change{Pos: at(1), Scope: change.Scope(scope), Op: op, Table: table, Reason: why}
@@ -124,11 +124,16 @@ func TestCrowd(t *testing.T) {
 	}{
 		"a row of one":            {change.Frame{Changes: []change.Change{upsert}}, hub.Crowd{Sessions: 3}},
 		"rows of two":             {change.Frame{Changes: []change.Change{upsert, of(change.Upsert, "user:1", "t", "")}}, hub.Crowd{Sessions: 6}},
-		"a reset for everybody":   {change.Frame{Changes: []change.Change{of(change.Reset, "*", "t", change.ReasonSchema)}}, hub.Crowd{Sessions: 9, Database: true}},
+		"a reset for everybody":   {change.Frame{Changes: []change.Change{of(change.Reset, "*", "t", change.ReasonSchema)}}, hub.Crowd{Sessions: 9, Source: hub.Tables}},
 		"a table that is empty":   {change.Frame{Changes: []change.Change{of(change.Reset, "*", "t", change.ReasonTruncate)}}, hub.Crowd{Sessions: 9}},
-		"a reset of one":          {change.Frame{Changes: []change.Change{of(change.Reset, "user:0", "*", change.ReasonGrant)}}, hub.Crowd{Sessions: 3, Database: true}},
+		"a reset of one":          {change.Frame{Changes: []change.Change{of(change.Reset, "user:0", "*", change.ReasonGrant)}}, hub.Crowd{Sessions: 3, Source: hub.Tables}},
 		"a row and a reset":       {change.Frame{Changes: []change.Change{upsert, of(change.Reset, "user:1", "*", change.ReasonGrant)}}, hub.Crowd{Sessions: 3}},
-		"too large to be carried": {change.Frame{Next: at(1), HeadsOnly: true}, hub.Crowd{Sessions: 9, Database: true}},
+		"too large to be carried": {change.Frame{Prev: at(0), Next: at(1), HeadsOnly: true}, hub.Crowd{Sessions: 9, Source: hub.Log}},
+		"the first":               {change.Frame{Next: at(1), HeadsOnly: true}, hub.Crowd{Sessions: 9, Source: hub.Log}},
+		"a new epoch": {
+			change.Frame{Prev: change.Position{Epoch: at(1).Epoch - 1, LSN: 9}, Next: at(1), HeadsOnly: true},
+			hub.Crowd{Sessions: 9, Source: hub.Tables},
+		},
 	} {
 		h := hub.New()
 		sessions := make([]*session, 9)

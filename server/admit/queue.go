@@ -206,7 +206,9 @@ func (q *Queue) leave(class Class, user string, since time.Time) {
 	q.forget(user)
 	q.metrics.held.WithLabelValues(class.String()).Dec()
 	l := &q.lines[class]
-	if took := now.Sub(since); l.held == 0 {
+	// What is longer than anybody waits says no more than that: a minute's standstill must not have those refused
+	// who come when it is over.
+	if took := min(now.Sub(since), q.wait(class)); l.held == 0 {
 		l.held = took
 	} else {
 		l.held += (took - l.held) / 16

@@ -243,6 +243,29 @@ func TestHopelessWhileNothingMoves(t *testing.T) {
 	})
 }
 
+// When a standstill is over it is over: who comes then may wait, however long places were held in it.
+func TestAStandstillIsForgotten(t *testing.T) {
+	for _, class := range []admit.Class{admit.Foreground, admit.Woken, admit.Snapshot} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDoor(t, admit.Config{Places: 2, UserPlaces: 2})
+			for i := range 8 {
+				d.come(t.Context(), fmt.Sprint("stuck", i), class, "")
+				if i%2 == 1 {
+					time.Sleep(time.Minute)
+					d.leaveAll()
+				}
+			}
+			for i := range 4 {
+				d.come(t.Context(), fmt.Sprint(i), class, "")
+				if err := d.error(fmt.Sprint(i)); err != nil {
+					t.Errorf("%v: %v", class, err)
+				}
+			}
+			d.leaveAll()
+		})
+	}
+}
+
 // A full line refuses, and those it refuses come back one after the other, within a minute.
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

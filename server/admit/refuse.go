@@ -87,6 +87,13 @@ func (q *Queue) refusal(class Class, why Reason, now time.Time) *Refusal {
 	return &Refusal{Class: class, Reason: why, After: at.Sub(now)}
 }
 
+// Again is the refusal of one more who was refused with whom r is for: with a time of its own to come back after.
+func (q *Queue) Again(r *Refusal) *Refusal {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.refusal(r.Class, r.Reason, time.Now())
+}
+
 // rate is how many of a class can be served in a second, if nothing else is.
 func (q *Queue) rate(class Class) float64 {
 	places, held := q.places.most, max(q.lines[class].held, time.Microsecond)

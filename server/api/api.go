@@ -74,9 +74,9 @@ type Config struct {
 	Revoke func(ctx context.Context, r auth.Revocation) (auth.Revocation, error)
 	// Polling is the operator's order to poll; nil: there never is one.
 	Polling Polling
-	// StartOvers is how many pages for devices that start over the node can serve in a second; nil: it is not
-	// known. It may be called with the hub locked.
-	StartOvers func() float64
+	// Capacity is how many pages from a source in the database, hub.Log or hub.Tables, the node can serve in a
+	// second; nil: it is not known. It may be called with the hub locked.
+	Capacity func(hub.Source) float64
 	// MetricsHandler serves /metrics on the admin listener; nil for none.
 	MetricsHandler http.Handler
 
@@ -251,7 +251,7 @@ func New(cfg Config) (*API, error) {
 	}
 	a.bodies = newBodies(a.limits.BodyBytes)
 	a.rates = newPullRates(a.limits.DevicePulls, a.limits.UserPulls)
-	a.herd = newHerd(cfg.StartOvers)
+	a.herd = newHerd(cfg.Capacity)
 	a.handshakes = rate.NewLimiter(rate.Limit(a.limits.HandshakeRate), a.limits.HandshakeRate)
 	a.base, a.stopBase = context.WithCancel(context.Background())
 	for _, o := range cfg.Origins {

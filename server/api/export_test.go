@@ -37,8 +37,31 @@ func (r PullRates) Allow(user, device string, now time.Time) error {
 	return r.allow(deviceKey{user, device}, now)
 }
 
+// Forget drops what was not used of late.
+func (r PullRates) Forget(now time.Time) { r.forget(now) }
+
+// Held is how many users and devices are remembered.
+func (r PullRates) Held() (n int) {
+	return held(r.users) + held(r.devices)
+}
+
+func held[K comparable](b *buckets[K]) (n int) {
+	for i := range b.parts {
+		b.parts[i].mu.Lock()
+		n += len(b.parts[i].full)
+		b.parts[i].mu.Unlock()
+	}
+	return n
+}
+
+// Rates are what the API holds its devices to.
+func (a *API) Rates() PullRates { return PullRates{a.rates} }
+
 // Herd knows how many pulls a node can serve, for tests.
 type Herd struct{ *herd }
+
+// Within is what sessions are told that hear with others.
+func (a *API) Within(with hub.Crowd) time.Duration { return a.herd.within(time.Now(), with) }
 
 // NewHerd makes one that knows of no database.
 func NewHerd() Herd { return Herd{newHerd(nil)} }

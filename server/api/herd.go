@@ -13,7 +13,7 @@ const (
 	// A shorter one is not worth a timer on the device.
 	minWithin = 100 * time.Millisecond
 	// Who is told later than that of a change would rather meet a busy server.
-	maxTailWithin = time.Minute
+	maxChangeWithin = time.Minute
 	// A device that starts over still shows what it has. What takes longer is spread by refusals, which pace as well.
 	maxStartOverWithin = 10 * time.Minute
 )
@@ -22,15 +22,18 @@ const (
 // is not timed because a write that waits for a slow reader is no work.
 const requestCost = 100 * time.Microsecond
 
+// maxPullCost bounds what one pull from memory counts for. What takes longer has waited: for the log to be asked because
+// the bus was silent, or for a processor. That is when a crowd is about to hear, and no reason to keep it away.
+const maxPullCost = time.Millisecond
+
 // herd knows how many pulls the node can serve, and how many nudges have asked for. What is measured is what a
 // pull costs, not how many came: a herd that is spread well never shows what the node could have done.
 type herd struct {
-	startOvers func() float64 // pages a second; nil: not known
+	database func(hub.Source) float64 // pages a second; nil: not known
 
-	mu       sync.Mutex
-	cost     time.Duration // of a pull from memory: moving mean
-	tail     demand
-	database demand
+	mu      sync.Mutex
+	cost    time.Duration // of a pull from memory: moving mean
+	demands [hub.Tables + 1]demand
 }
 
 // demand is what nudges have asked for and capacity has not worked off.
@@ -39,18 +42,18 @@ type demand struct {
 	at    time.Time
 }
 
-func newHerd(startOvers func() float64) *herd { return &herd{startOvers: startOvers} }
+func newHerd(database func(hub.Source) float64) *herd { return &herd{database: database} }
 
 // pulled notes how long the engine took for a pull from memory.
 func (h *herd) pulled(took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.cost += (took - h.cost) / 64
+	h.cost += (min(took, maxPullCost) - h.cost) / 64
 }
 
 // larger is one crowd for two that a device hears of at once.
 func larger(a, b hub.Crowd) hub.Crowd {
-	return hub.Crowd{Sessions: max(a.Sessions, b.Sessions), Database: a.Database || b.Database}
+	return hub.Crowd{Sessions: max(a.Sessions, b.Sessions), Source: max(a.Source, b.Source)}
 }
 
 // within is the time for a session that is nudged as one of many to pull in: as long as the node needs for all
@@ -62,12 +65,16 @@ func (h *herd) within(now time.Time, with hub.Crowd) time.Duration {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	d, rate, most := &h.tail, float64(runtime.GOMAXPROCS(0))/(h.cost+requestCost).Seconds(), maxTailWithin
-	if with.Database {
-		if h.startOvers == nil {
+	d, most := &h.demands[with.Source], maxChangeWithin
+	rate := float64(runtime.GOMAXPROCS(0)) / (h.cost + requestCost).Seconds()
+	if with.Source != hub.Memory {
+		if h.database == nil {
 			return 0
 		}
-		d, rate, most = &h.database, h.startOvers(), maxStartOverWithin
+		rate = h.database(with.Source)
+	}
+	if with.Source == hub.Tables {
+		most = maxStartOverWithin
 	}
 	// No more than is told of: a herd that went on for an hour must not be held against those who are nudged later.
 	d.pulls = min(max(0, d.pulls-rate*now.Sub(d.at).Seconds())+1, rate*most.Seconds())

@@ -21,6 +21,16 @@ func reset(n int) change.Frame {
 	}}
 }
 
+// tables is a node that can serve so many pages of live rows a second, and any number from the log.
+func tables(rate float64) func(hub.Source) float64 {
+	return func(from hub.Source) float64 {
+		if from == hub.Tables {
+			return rate
+		}
+		return 1e6
+	}
+}
+
 // Devices that start over together each get the time that all of them take; a few are not made to wait.
 func TestWithinIsWhatAllOfThemTake(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -34,7 +44,7 @@ func TestWithinIsWhatAllOfThemTake(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := piped(t, noPings, func(cfg *api.Config) { cfg.StartOvers = func() float64 { return c.rate } })
+				w := piped(t, noPings, func(cfg *api.Config) { cfg.Capacity = tables(c.rate) })
 				var devices []*device
 				for i := range c.sessions {
 					devices = append(devices, w.join(fmt.Sprint(i), "10"))
@@ -59,7 +69,7 @@ func TestWithinIsWhatAllOfThemTake(t *testing.T) {
 // Frames that follow each other count together, until what they asked for has been served.
 func TestWithinAddsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := piped(t, noPings, func(cfg *api.Config) { cfg.StartOvers = func() float64 { return 10 } })
+		w := piped(t, noPings, func(cfg *api.Config) { cfg.Capacity = tables(10) })
 		d := w.join("a", "10")
 		within := func(n int) (ms int) {
 			t.Helper()
@@ -124,10 +134,60 @@ func TestWithinOfPullsFromMemory(t *testing.T) {
 	}
 }
 
+// A frame that was too large to be carried has everybody ask the log, where most find nothing: that is not to start
+// over. A new epoch is.
+func TestWithinOfWhatWasNotCarried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings, func(cfg *api.Config) {
+			cfg.Capacity = func(from hub.Source) float64 {
+				return map[hub.Source]float64{hub.Log: 50, hub.Tables: 0.1}[from]
+			}
+		})
+		var devices []*device
+		for i := range 20 {
+			devices = append(devices, w.join(fmt.Sprint(i), "10"))
+		}
+		synctest.Wait()
+		for _, c := range []struct {
+			frame change.Frame
+			want  int // ms
+		}{
+			{change.Frame{Epoch: 1, Prev: position(10), Next: position(11), HeadsOnly: true}, 400},
+			{change.Frame{Epoch: 2, Prev: position(11), Next: change.Position{Epoch: 2, LSN: 12}, HeadsOnly: true}, 200_000},
+		} {
+			w.hub.Deliver(c.frame)
+			for _, d := range devices {
+				if n := hear[wire.Nudge](d, wire.TNudge); n.WithinMS != c.want {
+					t.Errorf("epoch %v: %d ms, want %d", c.frame.Epoch, n.WithinMS, c.want)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		if d := w.api.Within(hub.Crowd{Sessions: 1000, Source: hub.Log}); d != 20*time.Second {
+			t.Errorf("a thousand: %v", d)
+		}
+		if d := w.api.Within(hub.Crowd{Sessions: 1_000_000, Source: hub.Log}); d != time.Minute {
+			t.Errorf("a million: %v", d)
+		}
+	})
+}
+
+// Pulls that had to wait say nothing of what a pull costs: those who hear when the wait is over are not sent away for it.
+func TestWithinAfterAStandstill(t *testing.T) {
+	h := api.NewHerd()
+	for range 1000 {
+		h.Pulled(3 * time.Second)
+	}
+	many := 10_000 * runtime.GOMAXPROCS(0)
+	if d := h.Within(time.Now(), hub.Crowd{Sessions: many}); d > 11*time.Second {
+		t.Errorf("%v for what takes one second", d)
+	}
+}
+
 // A pull that waits is spread as a nudged device is, but not past its own time.
 func TestWaitsAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := piped(t, noPings, func(cfg *api.Config) { cfg.StartOvers = func() float64 { return 2 } })
+		w := piped(t, noPings, func(cfg *api.Config) { cfg.Capacity = tables(2) })
 		var answers []<-chan answer
 		for i := range 40 {
 			answers = append(answers, w.later("/v1/changes?since=10&wait=10s", wire.HeaderDevice, fmt.Sprint(i)))
@@ -151,7 +211,7 @@ func TestWaitsAreSpread(t *testing.T) {
 // A pull whose time ends while it is spread is answered then, also if the news was nothing for it.
 func TestSpreadWaitsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := piped(t, noPings, func(cfg *api.Config) { cfg.StartOvers = func() float64 { return 0.001 } })
+		w := piped(t, noPings, func(cfg *api.Config) { cfg.Capacity = tables(0.001) })
 		got := w.later("/v1/changes?since=10&wait=2s", wire.HeaderDevice, "a")
 		synctest.Wait()
 		w.hub.Deliver(reset(11)) // of what this pull does not ask for: the engine has nothing

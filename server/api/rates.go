@@ -27,16 +27,27 @@ func newPullRates(device, user int) *pullRates {
 }
 
 // allow counts a pull of a device, or says that it is one too many. A device that is refused costs its user
-// nothing.
+// nothing. The user is asked first: a device's name is whatever a client calls itself, so names are remembered at no
+// more than the user's rate.
 func (r *pullRates) allow(key deviceKey, now time.Time) error {
-	wait, detail := r.devices.take(key, now), "this device pulls too often"
+	wait, detail := r.users.take(key.user, now), "this user's devices pull too often"
 	if wait == 0 {
-		wait, detail = r.users.take(key.user, now), "this user's devices pull too often"
+		if wait = r.devices.take(key, now); wait > 0 {
+			r.users.giveBack(key.user)
+			detail = "this device pulls too often"
+		}
 	}
 	if wait == 0 {
 		return nil
 	}
 	return wire.NewProblem(wire.RateLimited, detail).After(wait + time.Duration(mathrand.Int64N(int64(max(wait, minRateWait)))))
+}
+
+// forget drops what was not used within the last seconds. Pulls do that by themselves while there are many; this is for
+// when they have ended.
+func (r *pullRates) forget(now time.Time) {
+	r.devices.forget(now)
+	r.users.forget(now)
 }
 
 // buckets are token buckets by key. One is the time at which it will be full again (the generic cell rate
@@ -69,7 +80,7 @@ func newBuckets[K comparable](perSecond int) *buckets[K] {
 
 // take takes a token, or says how long to wait for one.
 func (b *buckets[K]) take(key K, now time.Time) (wait time.Duration) {
-	p := &b.parts[maphash.Comparable(b.seed, key)%uint64(len(b.parts))]
+	p := b.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	full, used := p.full[key]
@@ -85,6 +96,31 @@ func (b *buckets[K]) take(key K, now time.Time) (wait time.Duration) {
 	}
 	p.full[key] = full
 	return 0
+}
+
+// giveBack undoes a take.
+func (b *buckets[K]) giveBack(key K) {
+	p := b.part(key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if full, used := p.full[key]; used {
+		p.full[key] = full.Add(-b.every)
+	}
+}
+
+func (b *buckets[K]) part(key K) *bucketPart[K] {
+	return &b.parts[maphash.Comparable(b.seed, key)%uint64(len(b.parts))]
+}
+
+func (b *buckets[K]) forget(now time.Time) {
+	for i := range b.parts {
+		p := &b.parts[i]
+		p.mu.Lock()
+		if len(p.full) > 0 {
+			p.drop(now)
+		}
+		p.mu.Unlock()
+	}
 }
 
 // drop forgets the buckets that are full, and comes again when twice as many are held as are left: it costs each

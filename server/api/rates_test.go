@@ -129,6 +129,66 @@ func TestPullRatesForget(t *testing.T) {
 	})
 }
 
+// A client that calls itself by a new name each time costs no more memory than its user may pull, and none later.
+func TestInventedDevicesAreForgotten(t *testing.T) {
+	rates, now := api.NewPullRates(50, 100), time.Now()
+	for i := range 100_000 {
+		_ = rates.Allow("mallory", fmt.Sprint("phone", i), now)
+	}
+	if n := rates.Held(); n > 501 { // five seconds' pulls, and the user
+		t.Errorf("%d are held", n)
+	}
+	for i := range 10_000 { // a herd of devices that are
+		if err := rates.Allow(fmt.Sprint("user", i), "phone", now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rates.Forget(now)
+	if n := rates.Held(); n < 20_000 {
+		t.Errorf("%d are held while they count", n)
+	}
+	rates.Forget(now.Add(6 * time.Second))
+	if n := rates.Held(); n != 0 {
+		t.Errorf("%d are held for nothing", n)
+	}
+}
+
+// Nor does a node on which nobody pulls any more remember who did.
+func TestPullRatesOfAQuietNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t)
+		w.pulls(3)
+		if n := w.api.Rates().Held(); n != 2 {
+			t.Errorf("%d are held", n)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := w.api.Rates().Held(); n != 0 {
+			t.Errorf("%d are held for nothing", n)
+		}
+	})
+}
+
+// What was refused is not remembered either way: a device over its rate leaves the user's as it was, time and again.
+func TestRefusedPullsCostTheUserNothing(t *testing.T) {
+	rates, now := api.NewPullRates(2, 3), time.Now()
+	answered := func(n int, device string) (yes int) {
+		for range n {
+			if rates.Allow("7", device, now) == nil {
+				yes++
+			}
+		}
+		return yes
+	}
+	if a, b, c := answered(1000, "a"), answered(1000, "b"), answered(1000, "c"); a != 10 || b != 5 || c != 0 {
+		t.Errorf("%d, %d and %d", a, b, c)
+	}
+	now = now.Add(time.Minute)
+	if n := answered(1000, "c"); n != 10 {
+		t.Errorf("a minute later: %d", n)
+	}
+}
+
 // What a push woke comes behind others before the database, unless the device has a session here.
 func TestWokenByAPush(t *testing.T) {
 	w := tcp(t)

@@ -72,6 +72,31 @@ func TestMaxSockets(t *testing.T) {
 	})
 }
 
+// A device whose old socket is half open takes its place, also where its user has no other left; and no place is lost
+// or won by that.
+func TestADeviceTakesItsOwnPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, noPings, func(c *api.Config) { c.Limits.MaxUserSockets = 2 })
+		w.join("tablet", "10")
+		last := w.join("phone", "10")
+		for range 5 {
+			older := last
+			last = w.join("phone", "10")
+			older.wantClose(wire.CloseReplaced, wire.CauseReplaced)
+			synctest.Wait()
+		}
+		third := func() *device {
+			d := w.dial()
+			d.say(wire.Hello{T: wire.THello, V: 1, Token: w.token(), Device: "watch"})
+			return d
+		}
+		third().wantClose(wire.CloseRate, string(wire.RateLimited))
+		_ = last.conn.CloseNow()
+		synctest.Wait()
+		hear[wire.Ready](third(), wire.TReady)
+	})
+}
+
 // No user takes every place of the node: beyond a cap sockets, streams and waits are refused, whatever
 // device they are of. Others are not, and what ends makes room.
 func TestMaxUserSockets(t *testing.T) {

@@ -159,13 +159,15 @@ func (a *API) begin(s *session) {
 func (a *API) greet(s *session) error {
 	key := deviceKey{s.user, s.device}
 	a.mu.Lock()
-	if err := a.occupy(s.user); err != nil {
+	older := a.byDevice[key]
+	if older != nil && older.placed { // its place, too: a user with no other left could not come back
+		older.placed = false
+	} else if err := a.occupy(s.user); err != nil {
 		a.mu.Unlock()
 		a.metrics.refused.WithLabelValues(string(wire.RateLimited)).Inc()
 		return err
 	}
 	s.placed = true
-	older := a.byDevice[key]
 	a.byDevice[key] = s
 	a.mu.Unlock()
 	if older != nil {

@@ -35,6 +35,7 @@ func (a *API) Run(ctx context.Context) error {
 			for _, s := range live {
 				s.tend(now, window)
 			}
+			a.rates.forget(now)
 		}
 	}
 	a.startDraining()

@@ -101,9 +101,10 @@ type Auth struct {
 	Claims     Claims    `yaml:"claims"`
 }
 
-// AuthKey is one static key: an HS256 secret, or a public key in PEM.
+// AuthKey is one static key: an HS256 secret, or a public key in PEM. A token that names no key is tried with the first
+// four of its algorithm, static ones before fetched ones.
 type AuthKey struct {
-	ID            string `yaml:"id"` // the kid of tokens signed with it
+	ID            string `yaml:"id"` // the kid of tokens signed with it; empty: only tokens without a kid
 	Algorithm     string `yaml:"algorithm"`
 	Secret        Secret `yaml:"secret"` // at least 32 bytes, as it is or behind "base64:"
 	SecretFile    string `yaml:"secret_file"`

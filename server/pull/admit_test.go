@@ -6,6 +6,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,6 +74,42 @@ func TestI11NothingPassesTheQueue(t *testing.T) {
 	}
 	if a, err := ask("", false); err != nil || a.Source != "snapshot" {
 		t.Errorf("afterwards: %+v, %v", a, err)
+	}
+}
+
+// Many who wait for one heartbeat that gets no place are refused as many: each has a time of its own to come back.
+func TestRefusedHeartbeatsDoNotHerd(t *testing.T) {
+	metrics := prometheus.NewRegistry()
+	m, err := admit.NewMetrics(metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := queue(t, admit.Config{Places: 1, Wait: 100 * time.Millisecond, Metrics: m})
+	r := newRig(t, plain, "public.notes")
+	r.device("1").converge("public.notes")
+	node := r.deafNode(func(c *pull.Config) { c.Queue, c.PageRows = q, 500 })
+	r.exec(`update notes set n = 1`)
+	first, err := node.Pull(t.Context(), pull.Request{User: "1", Device: "d"})
+	if err != nil || !first.HasMore {
+		t.Fatalf("%+v, %v", first, err) // its floor is past what this node knows
+	}
+	before := ofClass(t, metrics, "nudge_queue_refused_total", "foreground")
+	leave, err := q.Enter(t.Context(), admit.Foreground, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leave()
+	const devices = 16
+	var all sync.WaitGroup
+	for range devices {
+		all.Go(func() {
+			_, err := node.Pull(t.Context(), pull.Request{User: "1", Device: "d", Since: first.Cursor})
+			wantRefused(t, "without a heartbeat", err, wire.Overloaded)
+		})
+	}
+	all.Wait()
+	if n := ofClass(t, metrics, "nudge_queue_refused_total", "foreground") - before; n != devices {
+		t.Errorf("%v times to come back for %d devices", n, devices)
 	}
 }
 

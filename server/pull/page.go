@@ -251,7 +251,15 @@ func (p *page) awaitFloor(ctx context.Context, c *cursor) error {
 		return nil
 	}
 	p.from("log") // no answer from memory: it takes a heartbeat, and what time the log takes
-	if err := e.beats.after(ctx, e.beat); err != nil {
+	sent := false
+	err = e.beats.after(ctx, func(ctx context.Context) error {
+		sent = true
+		return e.beat(ctx)
+	})
+	if refused, ok := errors.AsType[*admit.Refusal](err); ok && !sent {
+		return e.cfg.Queue.Again(refused) // those who waited for one heartbeat are not to come back at one time
+	}
+	if err != nil {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, e.cfg.Patience)
