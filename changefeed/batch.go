@@ -74,6 +74,13 @@ func (b *batches) idle() bool {
 	return len(b.waiting) == 0 && !b.taken
 }
 
+// busy reports whether the appender is at work.
+func (b *batches) busy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.taken
+}
+
 // full reports whether the session must stop reading, and the appender's error if it failed.
 func (b *batches) full() (bool, error) {
 	b.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -50,6 +51,7 @@ func (s *stream) close() { s.conn.close() }
 // replConn is the hijacked connection. Only its owner reads and writes; anyone may close it.
 type replConn struct {
 	net      net.Conn
+	socket   syscall.RawConn // under net; nil if there is none that is known
 	frontend *pgproto3.Frontend
 }
 
@@ -177,7 +179,7 @@ func (f *Feed) connect(ctx context.Context) (_ *stream, err error) {
 	}
 	f.cfg.Metrics.leader.Set(1)
 	f.cfg.Logger.Info("feed streams", "slot", f.cfg.Slot, "from", state.Head().String(), "timeline", sys.Timeline)
-	return &stream{conn: &replConn{net: hijacked.Conn, frontend: hijacked.Frontend}, writer: w, routing: routing, server: srv, key: key}, nil
+	return &stream{conn: &replConn{net: hijacked.Conn, socket: socketOf(hijacked.Conn), frontend: hijacked.Frontend}, writer: w, routing: routing, server: srv, key: key}, nil
 }
 
 // takeOver clears the log of a feed that had the slot before.

@@ -9,7 +9,8 @@
 // Three goroutines a connection: the session owns the replication connection (P8) and decodes; the
 // appender owns the log's writer; the third watches the source beside the stream (pulse.go). Between the
 // first two is one batch that grows at transaction boundaries: the appender takes all of it whenever it is
-// free, so it is group commit without a timer.
+// free, so it is group commit without a timer. While it is at work the session lets what arrives gather, for 2 ms at
+// most (rest.go).
 //
 // A transaction that is too large for memory (Config.SpillBytes) is gathered in temporary files without
 // names, folded there, and streamed into one append (P21).

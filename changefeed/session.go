@@ -34,6 +34,7 @@ type session struct {
 
 	// Owned by the goroutine of run.
 	decoder   pgoutput.Decoder
+	resting   *time.Timer
 	routing   *route.Config
 	key       []byte                 // that messages about the schema are signed with
 	forgetful bool                   // the server is one that does not notice ATTACH and DETACH
@@ -77,6 +78,7 @@ func (s *session) run(ctx context.Context) error {
 	now := time.Now()
 	s.heardAt, s.statusAt, s.adoptedAt = now, now, now
 	s.streamed = make(map[uint32]*relation)
+	s.resting = time.NewTimer(gather)
 	s.tx.Disk = route.Disk{Bytes: s.feed.cfg.SpillBytes, Create: s.feed.createSpill}
 	defer s.tx.Discard()
 	stop := context.AfterFunc(ctx, s.conn.close) // unblocks a read
@@ -114,6 +116,9 @@ func (s *session) readUntilTick(ctx context.Context) error {
 			}
 			s.heardAt = time.Now() // it is we who do not listen
 			return nil
+		}
+		if err := s.rest(); err != nil {
+			return err
 		}
 		msg, err := s.conn.frontend.Receive()
 		if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -77,6 +77,9 @@ type Config struct {
 	// Capacity is how many pages from a source in the database, hub.Log or hub.Tables, the node can serve in a
 	// second; nil: it is not known. It may be called with the hub locked.
 	Capacity func(hub.Source) float64
+	// Calm, if not nil, is called when many sessions have come or gone and no more do: the moment to give back
+	// what they have left in memory. The sweeper waits for it.
+	Calm func()
 	// MetricsHandler serves /metrics on the admin listener; nil for none.
 	MetricsHandler http.Handler
 
@@ -206,6 +209,7 @@ type API struct {
 	mu       sync.Mutex
 	draining bool
 	open     int // sessions, upgrades that become one, and waiting pulls
+	turned   int // sessions that have come, and those that have gone
 	sessions map[*session]struct{}
 	byDevice map[deviceKey]*session // those that said hello; the newest of each device
 	waiters  map[deviceKey]*waiter  // waiting pulls; the newest of each device

@@ -22,7 +22,8 @@
 //
 // What is noted has a fixed size: the newest head, a goaway, a close. So a device that does not read
 // costs constant memory, and whoever notes something never waits for it (I8). One sweeper goroutine
-// looks after all sessions: hello deadline, pings, token expiry, maximum age.
+// looks after all sessions: hello deadline, pings, token expiry, maximum age. And once a storm of them is over it has
+// what that left in memory given back (storm.go).
 //
 // # The rules of the socket, as a client author meets them
 //

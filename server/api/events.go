@@ -166,13 +166,9 @@ func (st *stream) write(deadline time.Time, typ string, frame []byte) error {
 
 // ping is a comment: it keeps what stands between from closing a quiet stream, and a client that is gone
 // is noticed when it can't be written.
-func (st *stream) ping(ctx context.Context) error {
+func (st *stream) ping(deadline time.Time) error {
 	st.writing.Lock()
 	defer st.writing.Unlock()
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(closeWait)
-	}
 	return st.put(deadline, ":\n\n")
 }
 

@@ -48,7 +48,7 @@ func (r PullRates) Held() (n int) {
 func held[K comparable](b *buckets[K]) (n int) {
 	for i := range b.parts {
 		b.parts[i].mu.Lock()
-		n += len(b.parts[i].full)
+		n += len(b.parts[i].used)
 		b.parts[i].mu.Unlock()
 	}
 	return n
@@ -71,3 +71,9 @@ func (h Herd) Pulled(took time.Duration) { h.pulled(took) }
 
 // Within is what a session is told that hears with others.
 func (h Herd) Within(now time.Time, with hub.Crowd) time.Duration { return h.within(now, with) }
+
+// Storm knows when many sessions have come or gone, for tests.
+type Storm struct{ storm }
+
+// Over is asked once a second.
+func (s *Storm) Over(turnover, open int) bool { return s.over(turnover, open) }

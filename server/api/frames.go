@@ -83,7 +83,8 @@ func (s *session) dispatch(b []byte) (more bool) {
 
 // allow counts a frame, and ends the session if it is one too many.
 func (s *session) allow() bool {
-	if s.limiter.Allow() {
+	every := time.Minute / time.Duration(s.api.limits.FramesAMin)
+	if s.pace.take(time.Now(), every, every*time.Duration(s.api.limits.FrameBurst)) == 0 {
 		return true
 	}
 	s.shut(wire.CloseRate, string(wire.RateLimited))

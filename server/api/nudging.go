@@ -195,6 +195,9 @@ func (s *session) next(now time.Time) func() (more bool) {
 		return func() bool {
 			return s.send(wire.TTokenExpiring, wire.TokenExpiring{T: wire.TTokenExpiring, InS: in})
 		}
+	case s.pingDue:
+		s.pingDue = false
+		return s.ping
 	case !s.nudgeDue || s.waiting:
 		return nil
 	}

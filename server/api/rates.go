@@ -50,8 +50,27 @@ func (r *pullRates) forget(now time.Time) {
 	r.users.forget(now)
 }
 
-// buckets are token buckets by key. One is the time at which it will be full again (the generic cell rate
-// algorithm), so a full one need not be kept: what is held are those that were used within the last seconds.
+// bucket is a token bucket: the time at which it will be full again (the generic cell rate algorithm). The zero
+// bucket is full.
+type bucket struct{ full time.Time }
+
+// take takes a token, or says how long to wait for one. A token comes every so often, and an empty bucket is full
+// after burst.
+func (b *bucket) take(now time.Time, every, burst time.Duration) (wait time.Duration) {
+	full := b.full
+	if full.Before(now) {
+		full = now
+	}
+	full = full.Add(every)
+	if wait := full.Sub(now) - burst; wait > 0 {
+		return wait
+	}
+	b.full = full
+	return 0
+}
+
+// buckets are token buckets by key. A full one need not be kept: what is held are those that were used within the
+// last seconds.
 type buckets[K comparable] struct {
 	every time.Duration // a token comes
 	burst time.Duration // until an empty one is full
@@ -62,8 +81,8 @@ type buckets[K comparable] struct {
 // bucketPart has a share of the keys, so that pulls do not meet at one lock.
 type bucketPart[K comparable] struct {
 	mu    sync.Mutex
-	full  map[K]time.Time // when each is full again
-	sweep int             // at this size the full ones are dropped
+	used  map[K]bucket
+	sweep int // at this size the full ones are dropped
 }
 
 // minSweep is a size below which it is not worth it.
@@ -73,7 +92,7 @@ func newBuckets[K comparable](perSecond int) *buckets[K] {
 	every := time.Second / time.Duration(perSecond)
 	b := &buckets[K]{every: every, burst: rateBurst * time.Duration(perSecond) * every, seed: maphash.MakeSeed()}
 	for i := range b.parts {
-		b.parts[i] = bucketPart[K]{full: map[K]time.Time{}, sweep: minSweep}
+		b.parts[i] = bucketPart[K]{used: map[K]bucket{}, sweep: minSweep}
 	}
 	return b
 }
@@ -83,18 +102,14 @@ func (b *buckets[K]) take(key K, now time.Time) (wait time.Duration) {
 	p := b.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	full, used := p.full[key]
-	if full.Before(now) {
-		full = now
-	}
-	full = full.Add(b.every)
-	if wait := full.Sub(now) - b.burst; wait > 0 {
+	one, used := p.used[key]
+	if wait := one.take(now, b.every, b.burst); wait > 0 {
 		return wait
 	}
-	if !used && len(p.full) >= p.sweep {
+	if !used && len(p.used) >= p.sweep {
 		p.drop(now)
 	}
-	p.full[key] = full
+	p.used[key] = one
 	return 0
 }
 
@@ -103,8 +118,8 @@ func (b *buckets[K]) giveBack(key K) {
 	p := b.part(key)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if full, used := p.full[key]; used {
-		p.full[key] = full.Add(-b.every)
+	if one, used := p.used[key]; used {
+		p.used[key] = bucket{one.full.Add(-b.every)}
 	}
 }
 
@@ -116,7 +131,7 @@ func (b *buckets[K]) forget(now time.Time) {
 	for i := range b.parts {
 		p := &b.parts[i]
 		p.mu.Lock()
-		if len(p.full) > 0 {
+		if len(p.used) > 0 {
 			p.drop(now)
 		}
 		p.mu.Unlock()
@@ -126,11 +141,11 @@ func (b *buckets[K]) forget(now time.Time) {
 // drop forgets the buckets that are full, and comes again when twice as many are held as are left: it costs each
 // pull a constant share.
 func (p *bucketPart[K]) drop(now time.Time) {
-	kept := make(map[K]time.Time, len(p.full)/2) // a map does not shrink
-	for key, full := range p.full {
-		if full.After(now) {
-			kept[key] = full
+	kept := make(map[K]bucket, len(p.used)/2) // a map does not shrink
+	for key, one := range p.used {
+		if one.full.After(now) {
+			kept[key] = one
 		}
 	}
-	p.full, p.sweep = kept, max(minSweep, 2*len(kept))
+	p.used, p.sweep = kept, max(minSweep, 2*len(kept))
 }

@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
-	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/changefeed/change"
 	"github.com/nudgesync/nudge/notify/hub"
@@ -33,8 +32,8 @@ type session struct {
 
 	// Owned by the reader.
 	headerToken string
-	limiter     *rate.Limiter // of a socket's frames; nil on a stream
-	unregister  func()        // from the hub; nil before hello
+	pace        bucket // of a socket's frames
+	unregister  func() // from the hub; nil before hello
 
 	// user and device are written by the reader once, before the session is entered anywhere.
 	user, device string
@@ -62,6 +61,7 @@ type session struct {
 	warned   bool          // token_expiring was noted for this token
 	expiring bool          // token_expiring is to be written
 	nextPing time.Time
+	pingDue  bool      // a ping is to be written
 	cursor   string    // the newest one that the device proved to hold, "" for none
 	cursorAt time.Time // when a cursor last went either way
 
@@ -263,15 +263,34 @@ func (s *session) send(typ string, frame any) bool {
 // write writes a frame and reports whether it went out. A device that takes too long for it is shut
 // out, or cut off if there is no end to it.
 func (s *session) write(typ string, frame []byte) bool {
+	ok := s.timed(func(deadline time.Time) error { return s.road.write(deadline, typ, frame) })
+	if ok {
+		s.api.metrics.sent(typ)
+	}
+	return ok
+}
+
+// ping asks the device for a sign of life, and cuts the session if it gave none since the last time.
+func (s *session) ping() bool {
+	return s.timed(func(deadline time.Time) error {
+		err := s.road.ping(deadline)
+		if errors.Is(err, errNoPong) {
+			s.cut(0, err.Error())
+		}
+		return err
+	})
+}
+
+// timed has something written, as write says.
+func (s *session) timed(write func(deadline time.Time) error) bool {
 	slow := s.api.limits.SlowWrite
 	began := time.Now()
-	if err := s.road.write(began.Add(2*slow), typ, frame); err != nil {
+	if err := write(began.Add(2 * slow)); err != nil {
 		if time.Since(began) >= 2*slow {
 			s.cut(wire.CloseTooSlow, wire.CauseTooSlow)
 		}
 		return false
 	}
-	s.api.metrics.sent(typ)
 	if time.Since(began) > slow {
 		s.shut(wire.CloseTooSlow, wire.CauseTooSlow)
 	}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/server/wire"
 )
@@ -49,7 +48,8 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	up := &upgrade{ResponseWriter: w}
-	var in *inlet // both are made before anything is read
+	var in *inlet // all are made before anything is read
+	var out *socketRoad
 	var s *session
 	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{wire.Subprotocol},
@@ -62,6 +62,7 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 		},
 		OnPongReceived: func(context.Context, []byte) {
 			in.control()
+			out.lives()
 			s.allow()
 		},
 	})
@@ -75,9 +76,9 @@ func (a *API) socket(w http.ResponseWriter, r *http.Request) {
 	conn.SetReadLimit(-1) // read enforces ours, and closes in an order that lets the client see it
 	in = up.in
 	in.buffer.Reset(in) // the library has put a reader in between
-	s = a.newSession(&socketRoad{conn: conn, in: in})
+	out = &socketRoad{conn: conn, in: in}
+	s = a.newSession(out)
 	s.headerToken = token
-	s.limiter = rate.NewLimiter(rate.Limit(float64(a.limits.FramesAMin)/60), a.limits.FrameBurst)
 	a.begin(s)
 	go func() {
 		defer a.release()
@@ -146,6 +147,7 @@ func (a *API) release() {
 func (a *API) begin(s *session) {
 	a.mu.Lock()
 	a.sessions[s] = struct{}{}
+	a.turned++
 	draining := a.draining
 	a.mu.Unlock()
 	a.metrics.sessions.Inc()
@@ -197,6 +199,7 @@ func (a *API) forget(s *session) {
 	key := deviceKey{s.user, s.device}
 	a.mu.Lock()
 	delete(a.sessions, s)
+	a.turned++
 	if a.byDevice[key] == s {
 		delete(a.byDevice, key)
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,16 +27,22 @@ func (a *API) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	var live []*session // kept from one time to the next
+	var storm storm
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case now := <-tick.C:
-			live := a.live()
+			live = a.appendLive(live[:0])
 			window := time.Duration(len(live)) * time.Second / time.Duration(a.limits.DrainRate)
 			for _, s := range live {
 				s.tend(now, window)
 			}
 			a.rates.forget(now)
+			clear(live) // those that end are not kept
+			if storm.over(a.turnover(), len(live)) && a.cfg.Calm != nil {
+				a.cfg.Calm()
+			}
 		}
 	}
 	a.startDraining()
@@ -66,14 +73,16 @@ func (a *API) Recheck() {
 }
 
 // live lists the sessions of this moment.
-func (a *API) live() []*session {
+func (a *API) live() []*session { return a.appendLive(nil) }
+
+func (a *API) appendLive(to []*session) []*session {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make([]*session, 0, len(a.sessions))
+	to = slices.Grow(to, len(a.sessions))
 	for s := range a.sessions {
-		out = append(out, s)
+		to = append(to, s)
 	}
-	return out
+	return to
 }
 
 // tend does what is due for the session. Sessions that leave together do so within the window. It does
@@ -93,12 +102,12 @@ func (s *session) tend(now time.Time, window time.Duration) {
 		s.shutLocked(wire.CloseTooSlow, wire.CauseTooSlow)
 		return
 	}
-	if !now.Before(s.nextPing) {
-		s.nextPing = now.Add(l.Ping)
-		s.start(s.ping)
-	}
 	if !s.ready {
 		return
+	}
+	if !now.Before(s.nextPing) {
+		s.nextPing = now.Add(l.Ping)
+		s.pingDue = true
 	}
 	switch {
 	case !now.Before(s.who.Expires):
@@ -130,15 +139,6 @@ func (s *session) tend(now time.Time, window time.Duration) {
 func (s *session) sendAway(now time.Time, after time.Duration, cause string) {
 	s.closeAt, s.closeFor = now.Add(after), cause
 	s.goaway = &wire.Goaway{T: wire.TGoaway, AfterMS: int(after.Milliseconds()), Reason: cause}
-}
-
-// ping asks the peer for a sign of life and cuts the session if none comes.
-func (s *session) ping() {
-	ctx, cancel := context.WithTimeout(context.Background(), s.api.limits.Ping)
-	defer cancel()
-	if err := s.road.ping(ctx); err != nil && ctx.Err() != nil {
-		s.cut(0, "no pong")
-	}
 }
 
 // refresh gives a quiet device a fresh cursor, so that it never expires (A23), or, if it turns out to

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// cacheSize is how many tokens a generation of the cache holds; an entry takes some 300 bytes.
+// cacheSize is how many tokens a generation of the cache holds; an entry takes some 220 bytes.
 const cacheSize = 32 << 10
 
 // digest names a token in the cache, so that the cache holds no credential, and no more for a longer one.
@@ -29,13 +29,13 @@ type cachePart struct {
 	size int // of a generation
 
 	mu           sync.Mutex
-	young, older map[[sha256.Size]byte]Identity
+	young, older map[[sha256.Size]byte]*Identity // pointers: a map keeps a good deal of free places
 }
 
 func newCache(size int) *cache {
 	c := &cache{}
 	for i := range c.parts {
-		c.parts[i] = cachePart{size: size / cacheParts, young: map[[sha256.Size]byte]Identity{}}
+		c.parts[i] = cachePart{size: size / cacheParts, young: map[[sha256.Size]byte]*Identity{}}
 	}
 	return c
 }
@@ -50,25 +50,25 @@ func (c *cache) part(sum [sha256.Size]byte) *cachePart { return &c.parts[sum[0]%
 func (c *cachePart) get(sum [sha256.Size]byte) (Identity, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if id, ok := c.young[sum]; ok {
-		return id, true
-	}
-	id, ok := c.older[sum]
-	if ok {
+	id, ok := c.young[sum]
+	if !ok {
+		if id, ok = c.older[sum]; !ok {
+			return Identity{}, false
+		}
 		c.store(sum, id)
 	}
-	return id, ok
+	return *id, true
 }
 
 func (c *cachePart) put(sum [sha256.Size]byte, id Identity) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.store(sum, id)
+	c.store(sum, &id)
 }
 
-func (c *cachePart) store(sum [sha256.Size]byte, id Identity) {
+func (c *cachePart) store(sum [sha256.Size]byte, id *Identity) {
 	if len(c.young) >= c.size {
-		c.older, c.young = c.young, map[[sha256.Size]byte]Identity{}
+		c.older, c.young = c.young, map[[sha256.Size]byte]*Identity{}
 	}
 	c.young[sum] = id
 }
