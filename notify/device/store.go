@@ -35,6 +35,8 @@ type Config struct {
 	Urgency map[string]Urgency
 	// Alerts are the apps that have an alert to show for changes that are urgent Now.
 	Alerts []string
+	// Pulled is told, if it is not nil, how long after its push was accepted a device pulled for it.
+	Pulled func(road string, after time.Duration)
 	Log    *slog.Logger
 }
 
@@ -77,4 +79,10 @@ func attempts(ctx context.Context, fn func(context.Context) error) error {
 
 func validText(s string, most int) bool {
 	return len(s) <= most && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
+// printable is what of a provider's words the ledger keeps.
+func printable(s string) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
+	return strings.ToValidUTF8(s[:min(len(s), maxName)], "")
 }
