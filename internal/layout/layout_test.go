@@ -43,9 +43,10 @@ var table = map[string][]string{
 
 	"server/dev/browsertest": {},
 
-	"clientsim":        {"clientsim/device", "clientsim/oracle", "server/wire"},
-	"clientsim/device": {"server/wire"},
-	"clientsim/oracle": {"clientsim/device", "server/wire"},
+	"clientsim":          {"clientsim/device", "clientsim/oracle", "server/wire"},
+	"clientsim/device":   {"server/wire"},
+	"clientsim/oracle":   {"clientsim/device", "server/wire"},
+	"clientsim/provider": {},
 
 	"internal/bench":        {},
 	"internal/bench/floor":  {"internal/bench"},

@@ -54,7 +54,9 @@ func newLane(cfg Config, of Lane, sel Selection) *lane {
 
 // run claims and sends until ctx ends. What is on its way then has Config.Drain to be answered; what waits goes back.
 func (l *lane) run(ctx context.Context) {
-	out, cut := context.WithCancel(context.WithoutCancel(ctx))
+	store, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+	out, cut := context.WithCancel(store)
 	defer cut()
 	var workers, all sync.WaitGroup
 	finished := make(chan struct{})
@@ -64,10 +66,13 @@ func (l *lane) run(ctx context.Context) {
 			return
 		case <-ctx.Done():
 		}
-		select {
-		case <-finished:
-		case <-time.After(l.cfg.Drain):
-			cut()
+		for _, end := range []func(){cut, abandon} { // the second half is for settling what the first one cut
+			select {
+			case <-finished:
+				return
+			case <-time.After(l.cfg.Drain / 2):
+				end()
+			}
 		}
 	})
 	all.Go(func() { l.claim(ctx) })
@@ -78,7 +83,7 @@ func (l *lane) run(ctx context.Context) {
 		workers.Wait()
 		close(l.done)
 	})
-	l.settle(out)
+	l.settle(store)
 	close(finished)
 	all.Wait()
 }
@@ -199,6 +204,9 @@ func (l *lane) send(ctx, out context.Context) {
 		l.cfg.Metrics.seconds.WithLabelValues(l.Name).Observe(answered.Sub(sent).Seconds())
 		results := l.judge(j, answer, sent, answered)
 		l.mu.Lock()
+		if l.mean == 0 {
+			l.mean = answered.Sub(sent)
+		}
 		l.mean += (answered.Sub(sent) - l.mean) / 16
 		l.mu.Unlock()
 		for _, r := range results {

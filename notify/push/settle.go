@@ -35,7 +35,11 @@ func (l *lane) settle(ctx context.Context) {
 		case <-gather.C:
 		case <-ripen.C:
 			l.mu.Lock()
-			batch = append(batch, l.guard.ripe(time.Now())...)
+			if l.breaker.state == closed {
+				batch = append(batch, l.guard.ripe(time.Now())...)
+			} else { // whatever opened it may be what they were held for
+				batch = append(batch, l.guard.pardon(l.reopens(time.Now()))...)
+			}
 			l.mu.Unlock()
 		}
 		l.write(ctx, batch)
