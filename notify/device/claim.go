@@ -38,8 +38,10 @@ const pushPrefix = "p."
 // written first, for a phone that pulls before its provider's answer is settled.
 const claimSQL = `
 with picked as materialized (
-  select d.device from nudge.due d where d.road = $1 and d.next_at <= now()
-   order by d.next_at limit $2 for update skip locked),
+  select d.device from nudge.due d join nudge.devices v on v.device = d.device
+   where d.road = $1 and d.next_at <= now() and d.urgency >= $4
+     and ($5 = '' or v.environment = $5) and (v.app = any($6)) <> $7
+   order by d.next_at limit $2 for update of d skip locked),
 revoked as (
   update nudge.devices v set status = 'disabled', reason = '` + ReasonRevoked + `'
     from picked p
@@ -67,13 +69,26 @@ select device, user_id, road, app, environment, target, target_hash, registered_
 // unreadable is when a device is tried again whose target no configured key opens.
 const unreadable = time.Hour
 
-// Claim takes up to n devices of the road whose time has come, the longest overdue first.
-func (s *Store) Claim(ctx context.Context, road string, n int) ([]Due, error) {
+// Selection is the due devices that a sender is for.
+type Selection struct {
+	Road        string
+	Environment string   // "": any
+	Apps        []string // devices of these apps
+	Others      bool     // or, instead, of all apps but these
+	Urgency     Urgency  // and only of this urgency or a higher one
+}
+
+// Claim takes up to n of the selected devices whose time has come, the longest overdue first.
+func (s *Store) Claim(ctx context.Context, of Selection, n int) ([]Due, error) {
+	apps := of.Apps
+	if apps == nil {
+		apps = []string{}
+	}
 	var out []Due
 	var sealed [][]byte
 	err := attempts(ctx, func(ctx context.Context) error {
 		out, sealed = nil, nil
-		rows, err := s.cfg.Pool.Query(ctx, claimSQL, road, n, Lease)
+		rows, err := s.cfg.Pool.Query(ctx, claimSQL, of.Road, n, Lease, of.Urgency, of.Environment, apps, of.Others)
 		if err != nil {
 			return err
 		}

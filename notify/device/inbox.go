@@ -118,12 +118,17 @@ locked as materialized (
       or d.session = h.ended
    order by d.device for update of d),
 pulled as (
-  update nudge.wakes w set pulled_at = now() from h
+  update nudge.wakes w
+     set pulled_at = now(), -- and here the acknowledgement too: a statement writes a row once
+         acked_at = coalesce(w.acked_at, case when k.device is not null and w.epoch = h.epoch
+                                               and (w.lsn, w.seq) <= (h.lsn, h.seq) then now() end)
+    from h left join locked k on k.device = h.device
    where w.nudge = h.nudge and w.device = h.device and w.user_id = h.user_id and w.pulled_at is null
   returning w.road, now() - coalesce(w.answered_at, w.sent_at) as after),
 acked as (
   update nudge.wakes w set acked_at = now() from h join locked k on k.device = h.device
    where w.device = h.device and w.user_id = h.user_id and w.acked_at is null
+     and (w.nudge is distinct from h.nudge or w.pulled_at is not null)
      and w.epoch = h.epoch and (w.lsn, w.seq) <= (h.lsn, h.seq)),
 heard as (
   update nudge.due d

@@ -166,7 +166,7 @@ func (r *rig) claim(t *testing.T, want ...string) map[string]device.Due {
 	t.Helper()
 	out := map[string]device.Due{}
 	for _, road := range []string{device.RoadAPNs, device.RoadFCM, device.RoadWebPush} {
-		got, err := r.store.Claim(t.Context(), road, 10_000)
+		got, err := r.store.Claim(t.Context(), device.Selection{Road: road, Others: true}, 10_000)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -147,6 +147,8 @@ func verdict(e *device.Explanation, now time.Time) string {
 	case e.Unheard > 0 && e.NextAt.After(now):
 		return fmt.Sprintf("%s accepted by its provider, the last one %s ago, and the device was not heard of since: it is off, offline, or its system holds the push back. The next one goes in %s.",
 			counted(e.Unheard, "push was", "pushes were"), ago(e.PushedAt), in(e.NextAt))
+	case !last.PulledAt.IsZero() && last.AckedAt.IsZero() && e.NextAt.After(now):
+		return fmt.Sprintf("It pulled %s ago, after its last push, and has not acknowledged what it was sent. The next push goes in %s.", ago(last.PulledAt), in(e.NextAt))
 	case e.NotBefore.After(now) && e.NextAt.After(now):
 		return fmt.Sprintf("It has changes since %s ago, and its platform's budget lets the next push go in %s.", ago(e.DueSince), in(e.NextAt))
 	case e.NextAt.After(now) && e.Session != "":
