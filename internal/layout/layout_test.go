@@ -31,6 +31,7 @@ var table = map[string][]string{
 	"notify/bus":         {"changefeed/change"},
 	"notify/bus/bustest": {"changefeed/change", "notify/bus"},
 	"notify/hub":         {"changefeed/change"},
+	"notify/device":      {"changefeed/change"},
 
 	"server/wire":   {},
 	"server/admit":  {},

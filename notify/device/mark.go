@@ -105,7 +105,7 @@ marked as (
    where d.device = k.device
   returning d.device),
 -- Another change for everybody does not turn back the pages, but sends them round once more.
-pages as (
+pages as materialized (
   select coalesce(e.head, array[m.all_lsn, m.all_seq]) as head,
          case when not $6 and (select count(*) from paged) = $7 then (select max(device) from paged)
               when e.head is not null or m.all_again then '' end as after,
@@ -167,8 +167,7 @@ func (s *Store) markTx(ctx context.Context, tx pgx.Tx, span int64) (Pass, error)
 	if at.epoch == nil {
 		b.Queue(`insert into nudge.marking (slot, epoch, lsn) values ($1, $2, $3)`, s.cfg.Slot, at.now, upto)
 	}
-	b.Queue(markSQL, s.cfg.Slot, at.now, upto, s.tables, s.urgencies, anew, page, spread, s.cfg.Grace,
-		s.cfg.Alerts, alertAgain, lazyWait).QueryRow(func(row pgx.Row) error {
+	b.Queue(markSQL, s.markArgs(at.now, upto, anew)...).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&p.Changes, &p.Marked, &p.More)
 	})
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
@@ -176,4 +175,8 @@ func (s *Store) markTx(ctx context.Context, tx pgx.Tx, span int64) (Pass, error)
 	}
 	p.More = p.More || upto < at.position
 	return p, nil
+}
+
+func (s *Store) markArgs(epoch, upto int64, anew bool) []any {
+	return []any{s.cfg.Slot, epoch, upto, s.tables, s.urgencies, anew, page, spread, s.cfg.Grace, s.cfg.Alerts, alertAgain, lazyWait}
 }

@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,14 @@ import (
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
 const grace = 8 * time.Second
+
+// tb is a test, or a run of a property's.
+type tb interface {
+	Helper()
+	Context() context.Context
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
 
 // rig is a log with a writer, and the devices of it.
 type rig struct {
@@ -61,7 +70,7 @@ func newRig(t *testing.T) *rig {
 }
 
 // begin starts an epoch.
-func (r *rig) begin(t *testing.T, at change.LSN) {
+func (r *rig) begin(t tb, at change.LSN) {
 	t.Helper()
 	w, err := r.log.Writer(t.Context(), "test", time.Hour)
 	if err != nil && !errors.Is(err, changelog.ErrNoEpoch) {
@@ -90,7 +99,7 @@ func of(user, origin string) row {
 func everybody() row { return row{scope: change.All, table: "*"} }
 
 // commit appends one batch, a transaction a row, and returns the positions of its changes.
-func (r *rig) commit(t *testing.T, rows ...row) []change.Position {
+func (r *rig) commit(t tb, rows ...row) []change.Position {
 	t.Helper()
 	var b changelog.Batch
 	var at []change.Position
@@ -122,7 +131,7 @@ func (r *rig) phone(user, id string) device.Registration {
 	}
 }
 
-func (r *rig) register(t *testing.T, reg device.Registration) device.Device {
+func (r *rig) register(t tb, reg device.Registration) device.Device {
 	t.Helper()
 	var d device.Device
 	r.timed(t, func() {
@@ -135,7 +144,7 @@ func (r *rig) register(t *testing.T, reg device.Registration) device.Device {
 }
 
 // mark passes until there is nothing left to mark.
-func (r *rig) mark(t *testing.T) {
+func (r *rig) mark(t tb) {
 	t.Helper()
 	r.timed(t, func() {
 		for {
@@ -150,7 +159,7 @@ func (r *rig) mark(t *testing.T) {
 	})
 }
 
-func (r *rig) heard(t *testing.T, user, id string, events ...device.Event) {
+func (r *rig) heard(t tb, user, id string, events ...device.Event) {
 	t.Helper()
 	r.timed(t, func() {
 		for _, e := range events {
@@ -162,7 +171,7 @@ func (r *rig) heard(t *testing.T, user, id string, events ...device.Event) {
 	})
 }
 
-func (r *rig) claim(t *testing.T, want ...string) map[string]device.Due {
+func (r *rig) claim(t tb, want ...string) map[string]device.Due {
 	t.Helper()
 	out := map[string]device.Due{}
 	for _, road := range []string{device.RoadAPNs, device.RoadFCM, device.RoadWebPush} {
@@ -191,7 +200,7 @@ func (r *rig) claim(t *testing.T, want ...string) map[string]device.Due {
 	return out
 }
 
-func (r *rig) settle(t *testing.T, d device.Due, v device.Verdict, also ...func(*device.Result)) {
+func (r *rig) settle(t tb, d device.Due, v device.Verdict, also ...func(*device.Result)) {
 	t.Helper()
 	r.timed(t, func() {
 		res := device.Result{Device: d.Device, Nudge: d.Nudge, Hash: d.Hash, RegisteredAt: d.RegisteredAt, Verdict: v, Reason: "why"}
@@ -204,7 +213,7 @@ func (r *rig) settle(t *testing.T, d device.Due, v device.Verdict, also ...func(
 	})
 }
 
-func (r *rig) explain(t *testing.T, user, id string) device.Explanation {
+func (r *rig) explain(t tb, user, id string) device.Explanation {
 	t.Helper()
 	x, err := r.store.Explain(t.Context(), user, id)
 	if err != nil {
@@ -214,7 +223,7 @@ func (r *rig) explain(t *testing.T, user, id string) device.Explanation {
 }
 
 // wantDue checks what a device is due for: zero for nothing.
-func (r *rig) wantDue(t *testing.T, user, id string, want change.Position) device.Explanation {
+func (r *rig) wantDue(t tb, user, id string, want change.Position) device.Explanation {
 	t.Helper()
 	x := r.explain(t, user, id)
 	if x.Due != want {
@@ -224,7 +233,7 @@ func (r *rig) wantDue(t *testing.T, user, id string, want change.Position) devic
 }
 
 // wantIn checks when a worker may take the device: so long after what was done last.
-func (r *rig) wantIn(t *testing.T, user, id string, want time.Duration) {
+func (r *rig) wantIn(t tb, user, id string, want time.Duration) {
 	t.Helper()
 	at := r.explain(t, user, id).NextAt
 	if at.IsZero() || at.Before(r.from.Add(want)) || at.After(r.to.Add(want)) {
@@ -233,7 +242,7 @@ func (r *rig) wantIn(t *testing.T, user, id string, want time.Duration) {
 }
 
 // timed does something, and notes when.
-func (r *rig) timed(t *testing.T, do func()) {
+func (r *rig) timed(t tb, do func()) {
 	t.Helper()
 	now := func() (at time.Time) {
 		if err := r.pool.QueryRow(t.Context(), `select now()`).Scan(&at); err != nil {
@@ -247,7 +256,7 @@ func (r *rig) timed(t *testing.T, do func()) {
 }
 
 // pass has so much time pass, as far as the rows know.
-func (r *rig) pass(t *testing.T, d time.Duration) {
+func (r *rig) pass(t tb, d time.Duration) {
 	t.Helper()
 	r.exec(t, `
 with d as (update nudge.due set due_since = due_since - $1::interval, next_at = next_at - $1::interval,
@@ -255,7 +264,7 @@ with d as (update nudge.due set due_since = due_since - $1::interval, next_at = 
 update nudge.wakes set sent_at = sent_at - $1::interval, answered_at = answered_at - $1::interval`, d)
 }
 
-func (r *rig) exec(t *testing.T, sql string, args ...any) {
+func (r *rig) exec(t tb, sql string, args ...any) {
 	t.Helper()
 	if _, err := r.pool.Exec(t.Context(), sql, args...); err != nil {
 		t.Fatal(err)
