@@ -90,7 +90,7 @@ func (l *lane) doubtful(j job, r Result, a Answer, heard bool) []Result {
 		return []Result{later(r, l.reopens(now))}
 	case !j.probe && !l.guard.note(true):
 		r.Verdict = condemned(a.Outcome)
-		l.guard.hold(r, now.Add(hold))
+		l.guard.hold(r, now.Add(l.cfg.Hold))
 		if a.Outcome == Quarantine {
 			l.once(slog.LevelWarn, "push: devices are quarantined", j.due, a)
 		}
