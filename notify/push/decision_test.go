@@ -135,7 +135,7 @@ func testOtherTopic(t *testing.T, w *world) {
 	want(t, w.one(d), push.Quarantined, push.Quarantine, "DeviceTokenNotForTopic")
 	d.App = "com.example.foreign"
 	want(t, w.one(d), push.Quarantined, push.Quarantine, "TopicDisallowed")
-	if n := strings.Count(w.logged(), "quarantined"); n != 2 {
+	if n := strings.Count(w.logged(), "outcome=quarantine"); n != 2 {
 		t.Errorf("the log says so %d times:\n%s", n, w.logged())
 	}
 }
