@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,8 @@ type world struct {
 	project  string // of phones that name none
 	vapidKey string // likewise
 	pushURL  string // endpoint of a Web Push subscription, without its name
+	hooks    *http.Client
+	logger   *slog.Logger
 
 	skew atomic.Int64   // see Providers.Skew
 	work sync.WaitGroup // apps at work
@@ -45,6 +49,15 @@ type issued struct {
 	reason   string    // APNs reason for that
 	restored time.Time // it works again, and says so from then on, by the simulation's clock
 	quota    deviceQuota
+}
+
+func newWorld(ctx context.Context, cfg Config) *world {
+	clock := newClock()
+	return &world{
+		ctx: ctx, clock: clock, log: newLog(clock, cfg.LogSize), project: cfg.Projects[0], logger: cfg.Logger,
+		hooks: &http.Client{Transport: &http.Transport{}}, rand: rand.New(rand.NewPCG(cfg.Seed, 0)),
+		phones: make(map[string]*Phone), tokens: make(map[string]*issued),
+	}
 }
 
 // senderTime is the time that a sender's own clock is held to.
