@@ -19,6 +19,7 @@ type Config struct {
 	Timeout time.Duration // of an attempt: 10 s
 	Poll    time.Duration // the pause when nothing is due: 1 s. Wake ends it
 	Drain   time.Duration // how long Run goes on for what is on its way when it is told to stop: 5 s
+	Hold    time.Duration // how long a doubtful answer waits for what comes next: 10 s
 	TTL     time.Duration // of a push: 24 h
 }
 
@@ -36,15 +37,13 @@ type Lane struct {
 	Floor   time.Duration // no retry comes sooner: 1 s. Google asks for 10 s
 }
 
-// hold is how long a doubtful answer waits for what comes next, and margin what settling takes.
-const (
-	hold   = 10 * time.Second
-	margin = 5 * time.Second
-)
+// margin is what settling may take.
+const margin = 5 * time.Second
 
 func (c Config) withDefaults() Config {
 	for d, def := range map[*time.Duration]time.Duration{
-		&c.Lease: time.Minute, &c.Timeout: 10 * time.Second, &c.Poll: time.Second, &c.Drain: 5 * time.Second, &c.TTL: 24 * time.Hour,
+		&c.Lease: time.Minute, &c.Timeout: 10 * time.Second, &c.Poll: time.Second, &c.Drain: 5 * time.Second,
+		&c.Hold: 10 * time.Second, &c.TTL: 24 * time.Hour,
 	} {
 		if *d == 0 {
 			*d = def
@@ -76,7 +75,7 @@ func (c Config) Validate() error {
 	if c.Store == nil || c.Log == nil || c.Metrics == nil {
 		return errors.New("push: store, log and metrics are needed")
 	}
-	if c.Lease < c.Timeout+hold+2*margin {
+	if c.Lease < c.Timeout+c.Hold+2*margin {
 		return fmt.Errorf("push: a lease of %v is too short for attempts of %v", c.Lease, c.Timeout)
 	}
 	names := map[string]bool{}

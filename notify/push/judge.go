@@ -43,11 +43,11 @@ func (l *lane) judge(j job, a Answer, sent, answered time.Time) []Result {
 			r = later(r, backoff(l.Floor, d.Attempts, answered.Sub(d.DueSince)))
 		}
 		if r.Verdict == Quarantined {
-			l.once(slog.LevelWarn, "push: devices are quarantined", d, a)
+			l.once(d, a)
 		}
 	case Fault:
 		l.worked(heard)
-		l.once(slog.LevelError, "push: a push was refused as nonsense", d, a)
+		l.once(d, a)
 		r = later(r, spread(humans, humans/3))
 	case Misconfigured:
 		if heard {
@@ -90,9 +90,9 @@ func (l *lane) doubtful(j job, r Result, a Answer, heard bool) []Result {
 		return []Result{later(r, l.reopens(now))}
 	case !j.probe && !l.guard.note(true):
 		r.Verdict = condemned(a.Outcome)
-		l.guard.hold(r, now.Add(hold))
+		l.guard.hold(r, now.Add(l.cfg.Hold))
 		if a.Outcome == Quarantine {
-			l.once(slog.LevelWarn, "push: devices are quarantined", j.due, a)
+			l.once(j.due, a)
 		}
 		return nil
 	}
@@ -149,14 +149,14 @@ func (l *lane) shows() { l.cfg.Metrics.breaker.WithLabelValues(l.Name).Set(float
 type told struct{ app, reason string }
 
 // once logs what somebody must look at, once for an app and reason. Called with mu held.
-func (l *lane) once(level slog.Level, what string, d Due, a Answer) {
+func (l *lane) once(d Due, a Answer) {
 	t := told{d.App, a.Reason}
 	if l.told[t] || len(l.told) > 1000 {
 		return
 	}
 	l.told[t] = true
-	l.log.LogAttrs(context.Background(), level, what, slog.String("sender", l.Name), slog.String("app", d.App),
-		slog.String("environment", d.Environment), slog.String("reason", a.Reason), slog.String("hint", a.Hint))
+	l.log.LogAttrs(context.Background(), slog.LevelError, "push: a push was refused, and somebody must look", slog.String("sender", l.Name),
+		slog.String("outcome", a.Outcome.String()), slog.String("app", d.App), slog.String("environment", d.Environment), slog.String("reason", a.Reason), slog.String("hint", a.Hint))
 }
 
 // backoff is the pause before the next attempt: exponential with full jitter above the floor, and once a device

@@ -221,7 +221,7 @@ func (l *lane) send(ctx, out context.Context) {
 // begins waits for the job's turn. If it must not be sent, the device waits instead.
 func (l *lane) begins(ctx context.Context, j job) (wait time.Duration, ok bool) {
 	// Behind that, the answer could not be settled within the lease (invariant 2).
-	last := j.claimed.Add(l.cfg.Lease - l.cfg.Timeout - hold - margin)
+	last := j.claimed.Add(l.cfg.Lease - l.cfg.Timeout - l.cfg.Hold - margin)
 	turn, cancel := context.WithDeadline(ctx, last)
 	defer cancel()
 	if turn.Err() != nil || l.pace.wait(turn) != nil {

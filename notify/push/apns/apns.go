@@ -63,7 +63,7 @@ func New(cfg Config) (*Sender, error) {
 	}
 	s := &Sender{team: cfg.Team, environment: cfg.Environment}
 	s.connections = newConnections(address, &tls.Config{
-		RootCAs: cfg.RootCAs, ServerName: u.Hostname(), NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12,
+		RootCAs: cfg.RootCAs, ServerName: u.Hostname(), MinVersion: tls.VersionTLS12,
 	})
 	s.client = &apns2.Client{Host: strings.TrimSuffix(endpoint, "/"), HTTPClient: &http.Client{
 		Transport:     s,

@@ -29,10 +29,7 @@ func (s *Sender) classify(got *exchange) push.Answer {
 	case apns2.ReasonExpiredProviderToken:
 		a.Outcome = push.Retry
 		if !s.team.expired(got.bearer) {
-			a.Outcome, a.Hint = push.Misconfigured, "Apple finds a token expired that was just signed: check this machine's clock"
-			if off := time.Since(got.date).Round(time.Minute); !got.date.IsZero() && off.Abs() > time.Minute {
-				a.Hint = fmt.Sprintf("this machine's clock is off by %v from Apple's", off)
-			}
+			a.Outcome, a.Hint = push.Misconfigured, "Apple finds a token expired that was signed a moment ago: check this machine's clock"
 		}
 	case apns2.ReasonTooManyProviderTokenUpdates:
 		s.team.block()
@@ -41,6 +38,9 @@ func (s *Sender) classify(got *exchange) push.Answer {
 		a.Outcome = push.Throttled
 	default:
 		a.Outcome, a.Hint = byStatus(got)
+	}
+	if off := time.Since(got.date).Round(time.Minute); a.Outcome == push.Misconfigured && !got.date.IsZero() && off.Abs() > time.Minute {
+		a.Hint = fmt.Sprintf("this machine's clock is off by %v from Apple's", off)
 	}
 	return a
 }

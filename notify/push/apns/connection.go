@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // Idle connections are asked for a sign of life: a black-holed one costs the sum of these.
@@ -23,8 +21,9 @@ const (
 // a request with a valid provider token succeeded, so others wait until then; after that as many as the server
 // says. Its methods may be called from any goroutine.
 type connections struct {
-	transport *http2.Transport
-	dial      func(context.Context) (net.Conn, error)
+	transport *http.Transport
+	address   string
+	kick      chan struct{} // a connection's state changed by itself
 
 	mu      sync.Mutex
 	current *connection
@@ -34,36 +33,27 @@ type connections struct {
 }
 
 type connection struct {
-	*http2.ClientConn
+	*http.ClientConn
 	warm bool // a request has succeeded
 	busy int
 }
 
 func newConnections(address string, tlsConfig *tls.Config) *connections {
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: tlsConfig}
+	var only http.Protocols
+	only.SetHTTP2(true)
 	return &connections{
-		transport: &http2.Transport{ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingAfter + pingTimeout},
-		dial: func(ctx context.Context) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, "tcp", address)
-			if err != nil {
-				return nil, err
-			}
-			if proto := c.(*tls.Conn).ConnectionState().NegotiatedProtocol; proto != http2.NextProtoTLS {
-				_ = c.Close()
-				return nil, errNotHTTP2
-			}
-			return c, nil
+		transport: &http.Transport{
+			Proxy:       http.ProxyFromEnvironment,
+			DialContext: (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext, TLSClientConfig: tlsConfig, Protocols: &only,
+			HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingAfter + pingTimeout},
 		},
-		changed: make(chan struct{}),
+		address: address, kick: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 }
 
-var (
-	errNotHTTP2 = errors.New("apns: the server does not speak HTTP/2")
-	errClosed   = errors.New("apns: the sender is closed")
-)
+var errClosed = errors.New("apns: the sender is closed")
 
-// RoundTrip sends the request on the connection. The answer's body must be read and closed before settled is called.
+// roundTrip sends the request on the connection. The answer's body must be read and closed before settled is called.
 func (p *connections) roundTrip(req *http.Request) (resp *http.Response, settled func(worked bool), err error) {
 	c, err := p.acquire(req.Context())
 	if err != nil {
@@ -85,14 +75,18 @@ func (p *connections) acquire(ctx context.Context) (*connection, error) {
 		if p.closed {
 			return nil, errClosed
 		}
-		if c := p.current; c != nil && !c.usable() {
-			p.retire(c)
+		if c := p.current; c != nil && (c.warm || c.busy == 0) {
+			if c.Reserve() == nil {
+				c.busy++
+				return c, nil
+			}
+			// All streams are taken, or it was told to go. With none of ours it is the latter, and if
+			// it is closed it is of no use to anybody.
+			if c.busy == 0 || c.Err() != nil {
+				p.retire(c)
+			}
 		}
-		switch c := p.current; {
-		case c != nil && c.busy < c.streams():
-			c.busy++
-			return c, nil
-		case c == nil && !p.dialing:
+		if p.current == nil && !p.dialing {
 			if err := p.connect(ctx); err != nil {
 				return nil, err
 			}
@@ -102,11 +96,15 @@ func (p *connections) acquire(ctx context.Context) (*connection, error) {
 		p.mu.Unlock()
 		select {
 		case <-changed:
+		case <-p.kick:
 		case <-ctx.Done():
 		}
 		p.mu.Lock()
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("apns: waiting for a stream: %w", err)
+		}
+		if changed == p.changed {
+			p.wake() // it was the kick, which only one hears
 		}
 	}
 }
@@ -115,19 +113,19 @@ func (p *connections) acquire(ctx context.Context) (*connection, error) {
 func (p *connections) connect(ctx context.Context) error {
 	p.dialing = true
 	p.mu.Unlock()
-	var cc *http2.ClientConn
-	nc, err := p.dial(ctx)
-	if err == nil {
-		if cc, err = p.transport.NewClientConn(nc); err != nil {
-			_ = nc.Close()
-		}
-	}
+	cc, err := p.transport.NewClientConn(ctx, "https", p.address)
 	p.mu.Lock()
 	p.dialing = false
 	p.wake()
 	if err != nil {
 		return fmt.Errorf("apns: connecting: %w", err)
 	}
+	cc.SetStateHook(func(*http.ClientConn) { // it may be called with mu held
+		select {
+		case p.kick <- struct{}{}:
+		default:
+		}
+	})
 	p.current = &connection{ClientConn: cc}
 	if p.closed {
 		p.retire(p.current)
@@ -172,17 +170,4 @@ func (p *connections) close() {
 		p.retire(p.current)
 	}
 	p.wake()
-}
-
-// usable is whether the connection takes requests at all; it may have no stream free.
-func (c *connection) usable() bool {
-	s := c.State()
-	return !s.Closed && !s.Closing
-}
-
-func (c *connection) streams() int {
-	if !c.warm {
-		return 1
-	}
-	return int(min(c.State().MaxConcurrentStreams, 1000))
 }

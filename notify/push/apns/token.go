@@ -25,6 +25,7 @@ type Team struct {
 	id, keyID string
 	key       *ecdsa.PrivateKey
 	minted    func()
+	now       func() time.Time
 
 	mu      sync.Mutex
 	bearer  string
@@ -37,6 +38,9 @@ type TeamConfig struct {
 	ID, KeyID string // ten characters each
 	Key       []byte // the .p8 file: PKCS 8 in PEM
 	Minted    func() // called for each token that is signed
+
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
 }
 
 // NewTeam reads the key. Its errors are for operators, and never quote the key.
@@ -52,14 +56,18 @@ func NewTeam(cfg TeamConfig) (*Team, error) {
 	case key.Curve != elliptic.P256():
 		return nil, fmt.Errorf("apns: the key of team %s is not on P-256", cfg.ID)
 	}
-	return &Team{id: cfg.ID, keyID: cfg.KeyID, key: key, minted: cfg.Minted}, nil
+	t := &Team{id: cfg.ID, keyID: cfg.KeyID, key: key, minted: cfg.Minted, now: cfg.Now}
+	if t.now == nil {
+		t.now = time.Now
+	}
+	return t, nil
 }
 
 // current is the provider token, signed anew if it is old.
 func (t *Team) current() (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
+	now := t.now()
 	if t.bearer != "" && (now.Sub(t.at) < oldest || now.Before(t.blocked)) {
 		return t.bearer, nil
 	}
@@ -71,7 +79,7 @@ func (t *Team) current() (string, error) {
 func (t *Team) expired(bearer string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
+	now := t.now()
 	switch {
 	case bearer != t.bearer:
 		return true // somebody else was told first
@@ -85,7 +93,7 @@ func (t *Team) expired(bearer string) bool {
 func (t *Team) block() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.blocked = time.Now().Add(youngest)
+	t.blocked = t.now().Add(youngest)
 }
 
 // mint signs a token. Called with mu held, so that one is enough for all that wait.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"cloud.google.com/go/auth"
 
@@ -24,7 +25,7 @@ const (
 // classify says what Google's answer means ("ErrorCode" of the FCM reference). good is whether a push of the same form was
 // accepted before.
 func classify(got *exchange, good bool) push.Answer {
-	code, google := fcmError(got.body)
+	code, google, device := fcmError(got.body)
 	a := push.Answer{RetryAfter: got.retry, Reason: code}
 	if code == "" {
 		a.Reason = push.Status(got.status)
@@ -40,6 +41,8 @@ func classify(got *exchange, good bool) push.Answer {
 		a.Hint = "the token is not one of FCM's"
 	case status == http.StatusBadRequest && google:
 		a.Outcome, a.Hint = push.Fault, "Google refuses the request, and has taken none like it yet: is the token one of FCM's?"
+	case status == http.StatusTooManyRequests && device:
+		a.Outcome = push.Throttled
 	case status == http.StatusTooManyRequests:
 		a.Outcome = push.SlowDown
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, code == thirdPartyAuth:
@@ -56,30 +59,38 @@ func classify(got *exchange, good bool) push.Answer {
 	return a
 }
 
-// fcmError is the code of the FcmError among the details, "" if there is none that is known; google is whether it is an error of
-// Google's at all.
-func fcmError(body []byte) (code string, google bool) {
+// fcmError is the code of the FcmError among the details, "" if there is none that is known; google is whether it is an
+// error of Google's at all, and device whether the quota that was exceeded is the device's own: one device that is
+// written to too often must not slow down a project.
+func fcmError(body []byte) (code string, google, device bool) {
 	var e struct {
 		Error *struct {
 			Details []struct {
-				Type string `json:"@type"`
-				Code string `json:"errorCode"`
+				Type       string `json:"@type"`
+				Code       string `json:"errorCode"`
+				Violations []struct {
+					Subject string `json:"subject"`
+				} `json:"violations"`
 			} `json:"details"`
 		} `json:"error"`
 	}
 	if json.Unmarshal(body, &e) != nil || e.Error == nil {
-		return "", false
+		return "", false, false
 	}
 	for _, d := range e.Error.Details {
-		if d.Type != "type.googleapis.com/google.firebase.fcm.v1.FcmError" {
-			continue
-		}
-		switch d.Code {
-		case unregistered, invalidArgument, senderIDMismatch, quotaExceeded, unavailable, internal, thirdPartyAuth:
-			return d.Code, true
+		switch d.Type {
+		case "type.googleapis.com/google.firebase.fcm.v1.FcmError":
+			switch d.Code {
+			case unregistered, invalidArgument, senderIDMismatch, quotaExceeded, unavailable, internal, thirdPartyAuth:
+				code = d.Code
+			}
+		case "type.googleapis.com/google.rpc.QuotaFailure":
+			for _, v := range d.Violations {
+				device = device || strings.Contains(strings.ToLower(v.Subject), "device")
+			}
 		}
 	}
-	return "", true
+	return code, true, device
 }
 
 // broken is the answer when Google gave none, or no access token.

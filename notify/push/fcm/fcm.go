@@ -105,8 +105,8 @@ func (s *Sender) authenticate(cfg Config) error {
 	if kind.Project != "" && kind.Project != cfg.Project {
 		return fmt.Errorf("fcm: the credentials are of project %s, not %s", kind.Project, cfg.Project)
 	}
-	creds, err := credentials.DetectDefault(&credentials.DetectOptions{
-		Scopes: []string{scope}, CredentialsJSON: cfg.Credentials,
+	creds, err := credentials.NewCredentialsFromJSON(credentials.CredType(kind.Type), cfg.Credentials, &credentials.DetectOptions{
+		Scopes: []string{scope},
 		Client: &http.Client{Transport: s.base, CheckRedirect: stay},
 	})
 	if err != nil {
