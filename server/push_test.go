@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/nudgesync/nudge/clientsim/provider"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
@@ -69,7 +70,29 @@ func newPushSite(t *testing.T) *pushSite {
 	t.Helper()
 	s := newSite(t, pgtest.Database(t))
 	p := configurePush(t, s)
-	return &pushSite{s.serve(t), s, p}
+	r := s.serve(t)
+	awaitMarker(t, s.admin)
+	return &pushSite{r, s, p}
+}
+
+// awaitMarker waits until the marker stands somewhere: devices that register before that are due for what they may not
+// have.
+func awaitMarker(t *testing.T, dsn string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for begun := false; !begun; <-tick.C {
+		if err := conn.QueryRow(ctx, "select exists (select from nudge.marking)").Scan(&begun); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // pushedDevice is an app on a phone: woken, it pulls and acknowledges.

@@ -28,7 +28,7 @@ func TestI09NodeIsKilled(t *testing.T) {
 		}
 	}
 	due("marked")
-	if _, err := dead.Claim(t.Context(), device.RoadAPNs, 1); err == nil {
+	if _, err := dead.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, 1); err == nil {
 		t.Fatal("a killed worker claims")
 	}
 	due("killed before the claim")

@@ -174,7 +174,7 @@ func (w *world) flush(t *rapid.T) {
 }
 
 func (w *world) push(t *rapid.T) {
-	got, err := w.store.Claim(t.Context(), device.RoadAPNs, rapid.IntRange(1, 5).Draw(t, "most"))
+	got, err := w.store.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, rapid.IntRange(1, 5).Draw(t, "most"))
 	if err != nil {
 		t.Fatal(err)
 	}

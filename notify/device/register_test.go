@@ -150,7 +150,7 @@ func TestTargetIsTaken(t *testing.T) {
 		t.Errorf("%+v", x)
 	}
 	r.pass(t, time.Hour)
-	got, err := s.Claim(t.Context(), device.RoadAPNs, 10)
+	got, err := s.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, 10)
 	if err != nil || len(got) != 1 || got[0].Target.Value != "token of a" {
 		t.Errorf("%+v, %v", got, err)
 	}

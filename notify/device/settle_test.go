@@ -260,20 +260,20 @@ func TestClaimsAreApart(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `select from nudge.due where device < $1 for update`, id(5)); err != nil {
 		t.Fatal(err)
 	}
-	got, err := r.store.Claim(t.Context(), device.RoadAPNs, 10)
+	got, err := r.store.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, 10)
 	if err != nil || len(got) != 10 {
 		t.Fatalf("%d claimed, %v", len(got), err)
 	}
-	more, err := r.store.Claim(t.Context(), device.RoadAPNs, 10)
+	more, err := r.store.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, 10)
 	if err != nil || len(more) != 5 {
 		t.Fatalf("%d claimed, %v", len(more), err)
 	}
-	if other, err := r.store.Claim(t.Context(), device.RoadFCM, 10); err != nil || len(other) != 0 {
+	if other, err := r.store.Claim(t.Context(), device.Selection{Road: device.RoadFCM, Others: true}, 10); err != nil || len(other) != 0 {
 		t.Fatalf("%d claimed, %v", len(other), err)
 	}
 	_ = tx.Rollback(t.Context())
 	r.pass(t, device.Lease)
-	if got, err := r.store.Claim(t.Context(), device.RoadAPNs, 100); err != nil || len(got) != 20 {
+	if got, err := r.store.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, 100); err != nil || len(got) != 20 {
 		t.Fatalf("%d claimed, %v", len(got), err)
 	}
 }

@@ -44,7 +44,7 @@ func TestStatementsDoNotGrow(t *testing.T) {
 		took(3, fmt.Sprintf("marking %d changes", n), mark)
 		var due []device.Due
 		took(1, fmt.Sprintf("claiming %d devices", n), func() (err error) {
-			due, err = s.Claim(t.Context(), device.RoadAPNs, n)
+			due, err = s.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, n)
 			return err
 		})
 		if len(due) != n {
