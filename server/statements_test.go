@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,25 +16,28 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nudgesync/nudge/clientsim/provider"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 	"github.com/nudgesync/nudge/server/config"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
 // Devices that are up to date, that pull what is in memory, or that acknowledge, cost no statement: what the
-// database sees in a time is the same for a hundred times as many of them. Time is counted in the node's own
+// database sees in a time is the same for a hundred times as many of them, also where all of them could be pushed to.
+// Time is counted in the node's own
 // upkeep, so that a slow machine does not matter. NUDGE_LONG makes it 100,000, and a minute.
 func TestI11StatementsAreUpkeepAlone(t *testing.T) {
 	few, many, least := 100, 10_000, 5
 	if os.Getenv("NUDGE_LONG") != "" {
 		few, many, least = 1000, 100_000, 60
 	}
-	proxy, node := countedNode(t, "20")
+	proxy, node, providers := countedNode(t, "20")
 	devices := make([]*countedDevice, 20)
 	for i := range devices {
 		devices[i] = &countedDevice{node: node, user: strconv.Itoa(i + 1)}
 		devices[i].token = node.token(t, devices[i].user)
 		devices[i].begin(t)
+		devices[i].register(t, providers)
 	}
 	execute(t, node.site.admin, `insert into intakes select 100 + u * 10 + i, u, 'new' from generate_series(1, 20) u, generate_series(1, 3) i`)
 	for _, d := range devices {
@@ -85,7 +89,7 @@ func TestI11StatementsAreUpkeepAlone(t *testing.T) {
 // However many devices start over at once, the node's connections stay below what it may have.
 func TestI11ConnectionsStayBelowTheirCap(t *testing.T) {
 	const most = 8
-	proxy, node := countedNode(t, strconv.Itoa(most))
+	proxy, node, _ := countedNode(t, strconv.Itoa(most))
 	var g errgroup.Group
 	for i := range 60 {
 		d := &countedDevice{node: node, user: strconv.Itoa(i + 1)}
@@ -113,10 +117,11 @@ type countedSite struct {
 	client *http.Client
 }
 
-// countedNode runs a node whose way to Postgres is counted. It may have so many connections.
-func countedNode(t *testing.T, connections string) (*countingProxy, *countedSite) {
+// countedNode runs a node that pushes and whose way to Postgres is counted. It may have so many connections.
+func countedNode(t *testing.T, connections string) (*countingProxy, *countedSite, *provider.Providers) {
 	t.Helper()
 	s := newSite(t, pgtest.Database(t))
+	providers := configurePush(t, s)
 	s.attach(t)
 	proxy := newCountingProxy(t, s.admin)
 	s.env = append(s.env, "NUDGE_SOURCE_DSN="+proxy.dsn, "NUDGE_SOURCE_MAX_CONNECTIONS="+connections, "NUDGE_LIMITS_SNAPSHOTS=50")
@@ -139,12 +144,12 @@ func countedNode(t *testing.T, connections string) (*countingProxy, *countedSite
 	})
 	select {
 	case public := <-ready:
-		return proxy, &countedSite{site: s, public: public, client: client}
+		return proxy, &countedSite{site: s, public: public, client: client}, providers
 	case err := <-ended:
 		ended <- nil
 		t.Fatal(err)
 	}
-	return nil, nil
+	return nil, nil, nil
 }
 
 func (n *countedSite) token(t *testing.T, user string) string {
@@ -163,13 +168,33 @@ type countedDevice struct {
 	first, last string
 }
 
+func (d *countedDevice) name() string { return "phone-" + d.user }
+
+// register has the device be pushed to.
+func (d *countedDevice) register(t *testing.T, providers *provider.Providers) {
+	t.Helper()
+	phone, err := providers.AddPhone(provider.PhoneConfig{Platform: provider.Android, App: "com.example.app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(wire.Registration{
+		Road: wire.RoadFCM, Target: &wire.Target{Kind: wire.KindToken, Value: phone.Target().Value}, App: "com.example.app", Cursor: d.first,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, answer, err := d.send(t.Context(), http.MethodPut, "/v1/devices/"+d.name(), string(body), ""); err != nil || status != http.StatusOK {
+		t.Fatal(status, answer, err)
+	}
+}
+
 func (d *countedDevice) send(ctx context.Context, method, path, body, etag string) (status int, cursor, answer string, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+d.node.public+path, strings.NewReader(body))
 	if err != nil {
 		return 0, "", "", err
 	}
 	req.Header.Set("Authorization", "Bearer "+d.token)
-	req.Header.Set(wire.HeaderDevice, "phone")
+	req.Header.Set(wire.HeaderDevice, d.name())
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}

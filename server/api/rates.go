@@ -30,11 +30,16 @@ func newPullRates(device, user int) *pullRates {
 // nothing. The user is asked first: a device's name is whatever a client calls itself, so names are remembered at no
 // more than the user's rate.
 func (r *pullRates) allow(key deviceKey, now time.Time) error {
-	wait, detail := r.users.take(key.user, now), "this user's devices pull too often"
+	return allowBoth(r.devices, r.users, key, now, "this device pulls too often", "this user's devices pull too often")
+}
+
+// allowBoth takes a token of the user and then one of its device.
+func allowBoth(devices *buckets[deviceKey], users *buckets[string], key deviceKey, now time.Time, device, user string) error {
+	wait, detail := users.take(key.user, now), user
 	if wait == 0 {
-		if wait = r.devices.take(key, now); wait > 0 {
-			r.users.giveBack(key.user)
-			detail = "this device pulls too often"
+		if wait = devices.take(key, now); wait > 0 {
+			users.giveBack(key.user)
+			detail = device
 		}
 	}
 	if wait == 0 {
@@ -89,8 +94,12 @@ type bucketPart[K comparable] struct {
 const minSweep = 64
 
 func newBuckets[K comparable](perSecond int) *buckets[K] {
-	every := time.Second / time.Duration(perSecond)
-	b := &buckets[K]{every: every, burst: rateBurst * time.Duration(perSecond) * every, seed: maphash.MakeSeed()}
+	return newBucketsOf[K](time.Second/time.Duration(perSecond), rateBurst*perSecond)
+}
+
+// newBucketsOf makes buckets of so many tokens, of which one comes every so often.
+func newBucketsOf[K comparable](every time.Duration, tokens int) *buckets[K] {
+	b := &buckets[K]{every: every, burst: time.Duration(tokens) * every, seed: maphash.MakeSeed()}
 	for i := range b.parts {
 		b.parts[i] = bucketPart[K]{used: map[K]bucket{}, sweep: minSweep}
 	}

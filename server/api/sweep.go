@@ -39,6 +39,7 @@ func (a *API) Run(ctx context.Context) error {
 				s.tend(now, window)
 			}
 			a.rates.forget(now)
+			a.registry.forget(now)
 			clear(live) // those that end are not kept
 			if storm.over(a.turnover(), len(live)) && a.cfg.Calm != nil {
 				a.cfg.Calm()
