@@ -95,11 +95,14 @@ func TestPresenceGivesGrace(t *testing.T) {
 	r.pass(t, grace)
 	r.settle(t, r.claim(t, "a")["a"], device.Later)
 	r.heard(t, "7", "a", device.Event{Acked: r.head()}, device.Event{Session: "s2"})
-	r.heard(t, "7", "a", device.Event{Session: "s1", Ended: true}) // the old session's end comes last
+	r.commit(t, of("7", ""))
+	r.mark(t)
+	// The old session's end comes last.
+	r.heard(t, "7", "a", device.Event{Session: "s1", Ended: true}, device.Event{Served: true})
 	if x := r.explain(t, "7", "a"); x.Session != "s2" {
 		t.Errorf("session %q", x.Session)
 	}
-	r.heard(t, "7", "a", device.Event{Session: "s2", Ended: true})
+	r.heard(t, "7", "a", device.Event{Session: "s2", Ended: true}, device.Event{Acked: r.head()})
 	r.commit(t, of("7", ""))
 	r.mark(t)
 	r.wantIn(t, "7", "a", 0)
