@@ -2,6 +2,7 @@ package device_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,16 +62,19 @@ func TestA07MarkingReadsTheLog(t *testing.T) {
 	r := newRig(t)
 	r.mark(t)
 	r.register(t, r.phone("7", "a"))
-	marked := make(chan device.Pass, 1)
+	passed, marked := make(chan struct{}), make(chan device.Pass, 1)
+	var once sync.Once
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
 	defer func() { cancel(); _ = g.Wait() }()
 	marker := r.store.NewMarker(func(p device.Pass, _ time.Duration) {
+		once.Do(func() { close(passed) })
 		if p.Marked > 0 {
 			marked <- p
 		}
 	})
 	g.Go(func() error { return marker.Run(ctx) })
+	<-passed
 	at := r.commit(t, of("7", ""))[0]
 	if p := <-marked; p.Marked != 1 {
 		t.Errorf("%+v", p)

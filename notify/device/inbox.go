@@ -110,7 +110,7 @@ with h as materialized (
                        $9::text[], $10::text[], $11::text[])
       as h(device, user_id, epoch, lsn, seq, at_it, refund, nudge, session, ended)),
 locked as materialized (
-  select d.device from nudge.due d join h on h.device = d.device and h.user_id = d.user_id
+  select d.device, d.user_id from nudge.due d join h on h.device = d.device and h.user_id = d.user_id
    where d.due_epoch is not null and (h.at_it or d.due_epoch = h.epoch and (d.acked_epoch is distinct from h.epoch
                                                or (d.acked_lsn, d.acked_seq) < (h.lsn, h.seq)))
       or h.refund and (d.not_before is not null or d.pushes > 0)
@@ -158,8 +158,8 @@ heard as (
                          coalesce(d.due_epoch = h.epoch and (d.due_lsn, d.due_seq) <= (h.lsn, h.seq), false) as covered,
                          -- A device that was just pushed to runs because of that.
                          h.refund and coalesce(d.pushed_at < now() - $12::interval, true) as refunded) x)
-    from h join locked k on k.device = h.device
-   where d.device = h.device and d.user_id = h.user_id)
+    from h join locked k on k.device = h.device and k.user_id = h.user_id
+   where d.device = h.device)
 select m.epoch, least(m.lsn, m.all_lsn), p.roads, p.after
   from (select array_agg(road) as roads, array_agg(after) as after from pulled) p
   left join nudge.marking m on m.slot = $1`

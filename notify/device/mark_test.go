@@ -95,11 +95,14 @@ func TestPresenceGivesGrace(t *testing.T) {
 	r.pass(t, grace)
 	r.settle(t, r.claim(t, "a")["a"], device.Later)
 	r.heard(t, "7", "a", device.Event{Acked: r.head()}, device.Event{Session: "s2"})
-	r.heard(t, "7", "a", device.Event{Session: "s1", Ended: true}) // the old session's end comes last
+	r.commit(t, of("7", ""))
+	r.mark(t)
+	// The old session's end comes last.
+	r.heard(t, "7", "a", device.Event{Session: "s1", Ended: true}, device.Event{Served: true})
 	if x := r.explain(t, "7", "a"); x.Session != "s2" {
 		t.Errorf("session %q", x.Session)
 	}
-	r.heard(t, "7", "a", device.Event{Session: "s2", Ended: true})
+	r.heard(t, "7", "a", device.Event{Session: "s2", Ended: true}, device.Event{Acked: r.head()})
 	r.commit(t, of("7", ""))
 	r.mark(t)
 	r.wantIn(t, "7", "a", 0)
@@ -135,9 +138,6 @@ func TestEverybodyIsMarkedPageByPage(t *testing.T) {
 	if got := dueFor(first); got != 1000 {
 		t.Fatalf("%d devices are due after a page", got)
 	}
-	// A device that has acknowledged it before its page came is not marked, and neither is its acknowledgement
-	// forgotten.
-	r.heard(t, "2400", id(2400), device.Event{Acked: r.head()})
 	second := r.commit(t, everybody())[0]
 	pass(true)
 	if got := dueFor(second); got != 1000 {
@@ -154,6 +154,15 @@ func TestEverybodyIsMarkedPageByPage(t *testing.T) {
 	if got := dueFor(second); got != n-1 {
 		t.Fatalf("%d devices are due for the second", got)
 	}
+	r.wantDue(t, "2400", id(2400), none)
+	// An acknowledgement of it that comes before its page is kept until the page has come.
+	r.commit(t, everybody())
+	pass(true)
+	pass(true)
+	r.heard(t, "2400", id(2400), device.Event{Acked: r.head()})
+	pass(true)
+	pass(false)
+	r.heard(t, "0", "nobody", device.Event{Pulled: true})
 	r.wantDue(t, "2400", id(2400), none)
 	var last float64
 	if err := r.pool.QueryRow(t.Context(), `select extract(epoch from max(next_at - due_since)) from nudge.due`).Scan(&last); err != nil {

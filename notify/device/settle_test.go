@@ -51,17 +51,23 @@ func TestTrailingEdge(t *testing.T) {
 		phone.Road = road
 		d := r.due(t, phone)
 		// While the push is on its way.
-		last := r.commit(t, of("7", ""))[0]
+		r.commit(t, of("7", ""))
 		r.mark(t)
 		r.claim(t)
 		r.settle(t, d, device.Accepted)
 		r.wantIn(t, "7", "a", device.Interval(road))
 		// And after it; a repeat that was put off is brought forward.
 		r.pass(t, device.Interval(road))
+		d = r.claim(t, "a")["a"]
+		r.commit(t, of("7", ""))
+		r.mark(t)
+		r.settle(t, d, device.Accepted)
+		r.wantIn(t, "7", "a", device.Interval(road))
+		r.pass(t, device.Interval(road))
 		r.settle(t, r.claim(t, "a")["a"], device.Accepted)
-		r.wantIn(t, "7", "a", 2*device.Interval(road))
+		r.wantIn(t, "7", "a", 4*device.Interval(road))
 		from, to := r.from, r.to
-		last = r.commit(t, of("7", ""))[0]
+		last := r.commit(t, of("7", ""))[0]
 		r.mark(t)
 		r.from, r.to = from, to
 		r.wantIn(t, "7", "a", device.Interval(road))
