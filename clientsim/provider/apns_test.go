@@ -287,7 +287,12 @@ func TestAPNsExpiration(t *testing.T) {
 
 // hear is an app that passes on what it was woken for.
 func hear(c chan<- string) func(context.Context, string) {
-	return func(_ context.Context, nudge string) { c <- nudge }
+	return func(ctx context.Context, nudge string) {
+		select {
+		case c <- nudge:
+		case <-ctx.Done():
+		}
+	}
 }
 
 func TestAPNsSDK(t *testing.T) {

@@ -57,8 +57,14 @@ func (w *wire) begin(bearer, device string) uint32 {
 	w.t.Helper()
 	w.block.Reset()
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "https"}, {":path", "/3/device/" + device}, {":authority", "apns"}, {"authorization", bearer},
-		{"apns-topic", app}, {"apns-push-type", "background"}, {"apns-priority", "5"},
+		{":method", "POST"},
+		{":scheme", "https"},
+		{":path", "/3/device/" + device},
+		{":authority", "apns"},
+		{"authorization", bearer},
+		{"apns-topic", app},
+		{"apns-push-type", "background"},
+		{"apns-priority", "5"},
 	} {
 		w.do(w.enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
 	}

@@ -87,6 +87,7 @@ type push struct {
 	high       bool      // priority, or urgency, that gets through Doze
 	alert      bool      // shows something
 	background bool      // starts the app
+	why        string    // it was last held
 }
 
 // AddPhone adds a phone, installs its app and has it ask for a token.

@@ -123,15 +123,17 @@ func (ph *Phone) keep(p *push, reason string) {
 		if other.n < p.n {
 			ph.note(EventDropped, other.nudge, "replaced")
 		}
-		ph.held = append(slices.Delete(ph.held, i, i+1), p)
-		ph.note(EventHeld, p.nudge, reason)
-		return
+		ph.held = slices.Delete(ph.held, i, i+1)
+		break
 	}
 	if ph.cfg.Platform == Android {
 		ph.makeRoom(p)
 	}
 	ph.held = append(ph.held, p)
-	ph.note(EventHeld, p.nudge, reason)
+	if p.why != reason { // it is looked at again and again
+		p.why = reason
+		ph.note(EventHeld, p.nudge, reason)
+	}
 }
 
 func (ph *Phone) makeRoom(p *push) {
