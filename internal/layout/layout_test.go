@@ -32,6 +32,11 @@ var table = map[string][]string{
 	"notify/bus/bustest": {"changefeed/change", "notify/bus"},
 	"notify/hub":         {"changefeed/change"},
 
+	"notify/push":         {},
+	"notify/push/apns":    {"notify/push"},
+	"notify/push/fcm":     {"notify/push"},
+	"notify/push/webpush": {"notify/push"},
+
 	"server/wire":   {},
 	"server/admit":  {},
 	"server/auth":   {"server/wire"},
