@@ -63,9 +63,16 @@ func TestBadTokensReachNobody(t *testing.T) {
 // and no log line has a token.
 func TestProvidersThatLie(t *testing.T) {
 	for _, f := range []provider.Fault{
-		{Kind: provider.FaultHTML}, {Kind: provider.FaultHTML, Status: 200}, {Kind: provider.FaultHTML, Status: 410}, {Kind: provider.FaultHTML, Status: 302},
-		{Kind: provider.FaultGarbage}, {Kind: provider.FaultGarbage, Status: 400}, {Kind: provider.FaultGarbage, Status: 204},
-		{Kind: provider.FaultReset}, {Kind: provider.FaultCut}, {Kind: provider.FaultHang},
+		{Kind: provider.FaultHTML},
+		{Kind: provider.FaultHTML, Status: 200},
+		{Kind: provider.FaultHTML, Status: 410},
+		{Kind: provider.FaultHTML, Status: 302},
+		{Kind: provider.FaultGarbage},
+		{Kind: provider.FaultGarbage, Status: 400},
+		{Kind: provider.FaultGarbage, Status: 204},
+		{Kind: provider.FaultReset},
+		{Kind: provider.FaultCut},
+		{Kind: provider.FaultHang},
 	} {
 		for _, name := range []provider.Name{provider.APNs, provider.FCM} {
 			t.Run(string(name)+" "+f.Kind+" "+push.Status(f.Status), func(t *testing.T) {

@@ -357,21 +357,19 @@ func testSenderIDMismatch(t *testing.T, w *world) {
 	}
 }
 
-func testCredentials(t *testing.T, w *world) {
-	w.run() // no lanes yet: the world's own run is not used
+func testCredentials(t *testing.T, _ *world) {
 	for name, c := range map[string]struct {
-		account int
-		fault   provider.Fault
-		reason  string
+		fault  provider.Fault
+		reason string
 	}{
-		"401":                    {0, provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 401, Reason: "UNAUTHENTICATED"}, "401"},
-		"THIRD_PARTY_AUTH_ERROR": {0, provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Reason: "THIRD_PARTY_AUTH_ERROR"}, "THIRD_PARTY_AUTH_ERROR"},
-		"403":                    {0, provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 403, Reason: "PERMISSION_DENIED"}, "403"},
-		"oauth":                  {0, provider.Fault{Provider: provider.OAuth, Kind: provider.FaultHTML, Status: 400}, "oauth"},
+		"401":                    {provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 401, Reason: "UNAUTHENTICATED"}, "401"},
+		"THIRD_PARTY_AUTH_ERROR": {provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Reason: "THIRD_PARTY_AUTH_ERROR"}, "THIRD_PARTY_AUTH_ERROR"},
+		"403":                    {provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 403, Reason: "PERMISSION_DENIED"}, "403"},
+		"oauth":                  {provider.Fault{Provider: provider.OAuth, Kind: provider.FaultHTML, Status: 400}, "oauth"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.fcm(w.Accounts[c.account], "demo")
+			w.fcm(w.Accounts[0], "demo")
 			w.fault(c.fault)
 			w.run()
 			r := w.one(device(provider.Android, w.phone(provider.Android).Target()))
@@ -456,8 +454,11 @@ func testWebPushUnwell(t *testing.T, w *world) {
 	w.run()
 	d := device(provider.Browser, w.phone(provider.Browser).Target())
 	for _, f := range []provider.Fault{
-		{Kind: provider.FaultHTML}, {Kind: provider.FaultHTML, Status: 302}, {Kind: provider.FaultCut},
-		{Kind: provider.FaultAnswer, Status: 500}, {Kind: provider.FaultGarbage, Status: 503},
+		{Kind: provider.FaultHTML},
+		{Kind: provider.FaultHTML, Status: 302},
+		{Kind: provider.FaultCut},
+		{Kind: provider.FaultAnswer, Status: 500},
+		{Kind: provider.FaultGarbage, Status: 503},
 	} {
 		f.Provider = provider.WebPush
 		w.fault(f)
