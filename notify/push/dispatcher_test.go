@@ -331,14 +331,14 @@ func TestRamp(t *testing.T) {
 		begin()
 		s := newMemory()
 		l := lane(accepts(time.Millisecond), "app")
-		l.Rate = 1000
-		s.due(20_000, ios("app"))
+		l.Rate = 500
+		s.due(10_000, ios("app"))
 		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
 		for _, c := range []struct {
 			after         time.Duration
 			least, atMost int
 		}{
-			{time.Second, 190, 260}, {10 * time.Second, 2200, 3000}, {19 * time.Second, 11_000, 13_000},
+			{time.Second, 190, 260}, {10 * time.Second, 2200, 2900}, {9 * time.Second, 4600, 5400},
 		} {
 			time.Sleep(c.after)
 			if n := s.count(push.Sent); n < c.least || n > c.atMost {
@@ -346,8 +346,8 @@ func TestRamp(t *testing.T) {
 			}
 		}
 		time.Sleep(20 * time.Second)
-		if n := s.count(push.Sent); n != 20_000 {
-			t.Errorf("%d sent after 50 s", n)
+		if n := s.count(push.Sent); n != 10_000 {
+			t.Errorf("%d sent after 40 s", n)
 		}
 	})
 }
@@ -359,7 +359,7 @@ func TestQuarterHours(t *testing.T) {
 		s := newMemory()
 		l := lane(accepts(time.Millisecond), "app")
 		l.Rate, l.Ramp = 100, -1
-		s.due(20_000, ios("app"))
+		s.due(10_000, ios("app"))
 		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
 		time.Sleep(75 * time.Second) // what was claimed before 14:00 is sent
 		before := s.count(push.Sent)
@@ -408,23 +408,23 @@ func TestSlowDown(t *testing.T) {
 			}
 			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
 		})
-		s.due(20_000, ios("app"))
+		s.due(8_000, ios("app"))
 		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
-		time.Sleep(30 * time.Second)
+		time.Sleep(8 * time.Second)
 		mu.Lock()
 		late := 0
 		for _, at := range sent {
-			if time.Since(at) < 5*time.Second {
+			if time.Since(at) < 3*time.Second {
 				late++
 			}
 		}
-		if late > 500 {
-			t.Errorf("%d in 5 s, after half a minute of refusals", late)
+		if late > 300 {
+			t.Errorf("%d in 3 s, after 5 s of refusals", late)
 		}
 		refuse = false
 		mu.Unlock()
 		time.Sleep(10 * time.Minute)
-		if n := s.count(push.Sent); n != 20_000 {
+		if n := s.count(push.Sent); n != 8_000 {
 			t.Errorf("%d sent", n)
 		}
 	})
