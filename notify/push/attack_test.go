@@ -91,7 +91,7 @@ func TestProvidersThatLie(t *testing.T) {
 					want(t, r, push.Sent, push.Accepted, "ok")
 				}
 				for _, r := range w.results(badOnes...) {
-					if r.Verdict != push.Later {
+					if r.Verdict != push.Later || r.Attempted && r.Outcome != push.Retry {
 						t.Errorf("verdict %d: %+v", r.Verdict, r)
 					}
 				}

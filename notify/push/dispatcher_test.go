@@ -36,17 +36,19 @@ func TestDueDevicesAreSentOnce(t *testing.T) {
 		if n := s.count(push.Sent); n != 300 || len(s.taken()) != 300 {
 			t.Errorf("%d sent in %d results", n, len(s.taken()))
 		}
+		s.mu.Lock()
+		before := s.claims
 		if s.settles > 60 {
 			t.Errorf("%d statements to settle 300", s.settles)
 		}
-		s.mu.Lock()
-		before := s.claims
 		s.mu.Unlock()
 		d := s.due(1, ios("app"))
 		time.Sleep(1100 * time.Millisecond)
 		if last := s.taken()[300]; last.Due.Device != d[0] {
 			t.Errorf("a device that became due later: %v", last.Due.Device)
 		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		if n := s.claims - before; n > 3 {
 			t.Errorf("an idle lane claims %d times a second", n)
 		}
@@ -62,7 +64,7 @@ func TestStoreAway(t *testing.T) {
 		s.fail(errAway)
 		var sent int
 		var mu sync.Mutex
-		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(context.Context, push.Message) push.Answer {
+		_, stop := run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(context.Context, push.Message) push.Answer {
 			mu.Lock()
 			defer mu.Unlock()
 			if sent++; sent == 10 {
@@ -75,6 +77,7 @@ func TestStoreAway(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		s.fail(nil)
 		time.Sleep(10 * time.Second)
+		stop()
 		if sent != 10 || s.count(push.Sent) != 10 {
 			t.Errorf("%d sent, %d settled", sent, s.count(push.Sent))
 		}
@@ -168,7 +171,7 @@ func TestBreakerOfWrongSettings(t *testing.T) {
 		s := newMemory()
 		s.due(100, ios("app"))
 		var logs bytes.Buffer
-		run(t, push.Config{
+		_, stop := run(t, push.Config{
 			Store: s, Log: slog.New(slog.NewTextHandler(&logs, nil)),
 			Lanes: []push.Lane{lane(says(push.Answer{Outcome: push.Misconfigured, Reason: "InvalidProviderToken", Hint: "check the key"}), "app")},
 		})
@@ -186,6 +189,7 @@ func TestBreakerOfWrongSettings(t *testing.T) {
 			t.Errorf("%d attempts", attempts)
 		}
 		time.Sleep(time.Minute)
+		stop()
 		if n := strings.Count(logs.String(), "breaker is open"); n != 2 || !strings.Contains(logs.String(), "check the key") {
 			t.Errorf("the log says so %d times in two minutes:\n%s", n, &logs)
 		}
@@ -314,7 +318,7 @@ func TestWaits(t *testing.T) {
 				d := ios("app")
 				d.Attempts = c.attempts
 				name := s.due(1, d)[0]
-				s.devices[name].DueSince = time.Now().Add(-c.since)
+				s.devices[name].DueSince = time.Now().Add(-c.since) // nothing runs yet
 				run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
 				time.Sleep(100 * time.Millisecond)
 				if r := s.taken(); len(r) != 1 || r[0].Verdict != push.Later || r[0].Wait < c.least || r[0].Wait > c.most {
@@ -526,11 +530,12 @@ func TestUnknownApp(t *testing.T) {
 		s.due(50, ios("stranger"))
 		s.due(1, push.Due{Road: push.WebPush, App: "web"})
 		var logs bytes.Buffer
-		run(t, push.Config{
+		_, stop := run(t, push.Config{
 			Store: s, Log: slog.New(slog.NewTextHandler(&logs, nil)),
 			Lanes: []push.Lane{lane(accepts(0), "app")},
 		})
 		time.Sleep(2 * time.Minute)
+		stop()
 		for _, r := range s.taken() {
 			if r.Verdict != push.Later || r.Reason != "unknown_app" {
 				t.Errorf("%+v", r)
