@@ -33,6 +33,11 @@ var table = map[string][]string{
 	"notify/hub":         {"changefeed/change"},
 	"notify/device":      {"changefeed/change"},
 
+	"notify/push":         {},
+	"notify/push/apns":    {"notify/push"},
+	"notify/push/fcm":     {"notify/push"},
+	"notify/push/webpush": {"notify/push"},
+
 	"server/wire":   {},
 	"server/admit":  {},
 	"server/auth":   {"server/wire"},

@@ -42,6 +42,10 @@ func TestDecision(t *testing.T) {
 		{"fcm 401, 403, THIRD_PARTY_AUTH_ERROR", testCredentials},
 		{"fcm 429", testQuota},
 		{"fcm 500, 503", testFCMUnavailable},
+		{"webpush 404, 410", testUnsubscribed},
+		{"webpush 401, 403, 413", testWebPushFaults},
+		{"webpush 429", testWebPushTooMany},
+		{"webpush 5xx, transport", testWebPushUnwell},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -53,11 +57,11 @@ func TestDecision(t *testing.T) {
 func testAccepted(t *testing.T, w *world) {
 	w.senders()
 	w.run()
-	for _, platform := range []provider.Platform{provider.IOS, provider.Android} {
+	for _, platform := range []provider.Platform{provider.IOS, provider.Android, provider.Browser} {
 		ph := w.phone(platform)
 		r := w.one(device(platform, ph.Target()))
 		want(t, r, push.Sent, push.Accepted, "ok")
-		if r.ID == "" || r.SentAt.IsZero() || r.AnsweredAt.Before(r.SentAt) {
+		if (r.ID == "") != (platform == provider.Browser) || r.SentAt.IsZero() || r.AnsweredAt.Before(r.SentAt) {
 			t.Errorf("the ledger would know %+v", r)
 		}
 		if _, err := w.Log().Wait(t.Context(), 0, func(e provider.Entry) bool {
@@ -353,21 +357,19 @@ func testSenderIDMismatch(t *testing.T, w *world) {
 	}
 }
 
-func testCredentials(t *testing.T, w *world) {
-	w.run() // no lanes yet: the world's own run is not used
+func testCredentials(t *testing.T, _ *world) {
 	for name, c := range map[string]struct {
-		account int
-		fault   provider.Fault
-		reason  string
+		fault  provider.Fault
+		reason string
 	}{
-		"401":                    {0, provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 401, Reason: "UNAUTHENTICATED"}, "401"},
-		"THIRD_PARTY_AUTH_ERROR": {0, provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Reason: "THIRD_PARTY_AUTH_ERROR"}, "THIRD_PARTY_AUTH_ERROR"},
-		"403":                    {0, provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 403, Reason: "PERMISSION_DENIED"}, "403"},
-		"oauth":                  {0, provider.Fault{Provider: provider.OAuth, Kind: provider.FaultHTML, Status: 400}, "oauth"},
+		"401":                    {provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 401, Reason: "UNAUTHENTICATED"}, "401"},
+		"THIRD_PARTY_AUTH_ERROR": {provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Reason: "THIRD_PARTY_AUTH_ERROR"}, "THIRD_PARTY_AUTH_ERROR"},
+		"403":                    {provider.Fault{Provider: provider.FCM, Kind: provider.FaultAnswer, Status: 403, Reason: "PERMISSION_DENIED"}, "403"},
+		"oauth":                  {provider.Fault{Provider: provider.OAuth, Kind: provider.FaultHTML, Status: 400}, "oauth"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.fcm(w.Accounts[c.account], "demo")
+			w.fcm(w.Accounts[0], "demo")
 			w.fault(c.fault)
 			w.run()
 			r := w.one(device(provider.Android, w.phone(provider.Android).Target()))
@@ -412,4 +414,63 @@ func testFCMUnavailable(t *testing.T, w *world) {
 	r := w.one(d)
 	want(t, r, push.Later, push.Retry, "502")
 	between(t, "a proxy's page", r.Wait, 10*time.Second, 30*time.Second)
+}
+
+func testUnsubscribed(t *testing.T, w *world) {
+	w.senders()
+	w.run()
+	ph := w.phone(provider.Browser)
+	d := device(provider.Browser, ph.Target())
+	ph.Uninstall()
+	want(t, w.one(d), push.Disabled, push.Disable, "410")
+	d.Target.Value = w.WebPushURL + "/push/nobody"
+	want(t, w.one(d), push.Disabled, push.Disable, "404")
+}
+
+func testWebPushFaults(t *testing.T, w *world) {
+	w.senders()
+	w.run()
+	d := device(provider.Browser, w.phone(provider.Browser).Target())
+	for status, reason := range map[int]string{400: "400", 401: "401", 403: "403", 413: "413"} {
+		w.fault(provider.Fault{Provider: provider.WebPush, Kind: provider.FaultAnswer, Status: status, Times: 1})
+		want(t, w.one(d), push.Later, push.Fault, reason)
+	}
+	want(t, w.one(d), push.Sent, push.Accepted, "ok")
+}
+
+func testWebPushTooMany(t *testing.T, w *world) {
+	w.senders()
+	w.run()
+	d := device(provider.Browser, w.phone(provider.Browser).Target())
+	w.fault(provider.Fault{Provider: provider.WebPush, Kind: provider.FaultAnswer, Status: 429, After: provider.Duration(3 * time.Minute), Times: 1})
+	r := w.one(d)
+	want(t, r, push.Later, push.Throttled, "429")
+	between(t, "Retry-After", r.Wait, 3*time.Minute, 4*time.Minute)
+}
+
+// What a push service does wrong is its own devices' affair: however often, the breaker stays closed.
+func testWebPushUnwell(t *testing.T, w *world) {
+	w.senders()
+	w.run()
+	d := device(provider.Browser, w.phone(provider.Browser).Target())
+	for _, f := range []provider.Fault{
+		{Kind: provider.FaultHTML},
+		{Kind: provider.FaultHTML, Status: 302},
+		{Kind: provider.FaultCut},
+		{Kind: provider.FaultAnswer, Status: 500},
+		{Kind: provider.FaultGarbage, Status: 503},
+	} {
+		f.Provider = provider.WebPush
+		w.fault(f)
+		for range 3 {
+			r := w.one(d)
+			if r.Verdict != push.Later || r.Outcome != push.Throttled {
+				t.Errorf("%s %d: %+v", f.Kind, f.Status, r)
+			}
+		}
+		w.RemoveFault(0)
+	}
+	if strings.Contains(w.logged(), "breaker is open") {
+		t.Error(w.logged())
+	}
 }

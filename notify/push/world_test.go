@@ -14,6 +14,7 @@ import (
 	"github.com/nudgesync/nudge/notify/push"
 	"github.com/nudgesync/nudge/notify/push/apns"
 	"github.com/nudgesync/nudge/notify/push/fcm"
+	"github.com/nudgesync/nudge/notify/push/webpush"
 )
 
 const app = "com.example.app"
@@ -113,6 +114,19 @@ func (w *world) senders() {
 	w.apns(team, push.Production, w.APNsURL)
 	w.apns(team, push.Sandbox, w.SandboxURL)
 	w.fcm(w.Accounts[0], "demo")
+	w.webpush()
+}
+
+func (w *world) webpush() {
+	w.t.Helper()
+	s, err := webpush.New(webpush.Config{
+		Subject: "ops@example.com", Key: []byte(w.VAPID.Private), AllowHosts: []string{"127.0.0.1"}, RootCAs: w.Roots(),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(s.Close)
+	w.lanes = append(w.lanes, push.Lane{Name: "webpush", Road: push.WebPush, Sender: s})
 }
 
 func (w *world) run() func() {

@@ -55,6 +55,9 @@ func classify(got *exchange, good bool) push.Answer {
 		a.Outcome, a.Hint = push.Fault, "Google refuses the request itself: please report this"
 	default:
 		a.Outcome = push.Retry
+		if !google {
+			a.Hint = "not an answer of Google's: is there a proxy in between?"
+		}
 	}
 	return a
 }

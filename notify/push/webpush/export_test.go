@@ -1,0 +1,4 @@
+package webpush
+
+// Public tells public addresses from others.
+var Public = public
