@@ -110,13 +110,14 @@ func dial(ctx context.Context, addr string) (*client, error) {
 	return &client{addr: addr, conn: conn, r: bufio.NewReaderSize(conn, 2<<10)}, nil
 }
 
-// redial takes a new connection: a server does not keep one open for as long as a device may have to wait.
+// redial takes a new connection: a server does not keep one open for as long as a device may have to wait. The
+// old one goes first: there are as many as a process may have descriptors.
 func (c *client) redial() error {
+	_ = c.conn.Close()
 	fresh, err := dial(context.Background(), c.addr)
 	if err != nil {
 		return err
 	}
-	_ = c.conn.Close()
 	c.conn, c.r = fresh.conn, fresh.r
 	return nil
 }
