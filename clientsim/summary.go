@@ -52,6 +52,9 @@ type summary struct {
 	NotExpired int    `json:"not_expired"`
 	NoTrim     string `json:"no_trim,omitempty"`
 
+	// Push is what reached the devices without a socket; nil if all had one.
+	Push *pushSummary `json:"push,omitempty"`
+
 	Stopped    []string            `json:"stopped,omitempty"` // devices that the server sent away
 	Stale      []string            `json:"stale,omitempty"`   // devices with a mismatched row
 	Mismatched []oracle.Difference `json:"mismatched,omitempty"`
@@ -114,6 +117,10 @@ func (s *simulation) summarise(truth *oracle.Truth, held []oracle.Held) *summary
 	sum.Applied.Count, sum.Applied.Max = h.TotalCount(), h.Max()
 	sum.Applied.P50, sum.Applied.P95, sum.Applied.P99 = h.ValueAtQuantile(50), h.ValueAtQuantile(95), h.ValueAtQuantile(99)
 	sum.OK = len(sum.Stale)+len(sum.Torn)+len(sum.Leaked)+len(sum.Stopped)+sum.NotExpired == 0 && sum.Commits > 0
+	if s.pushes != nil {
+		sum.Push = s.pushes.summary(s.members)
+		sum.OK = sum.OK && sum.Push.ok()
+	}
 	return sum
 }
 
