@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(runCommand(stdout, stderr), versionCommand(stdout))
+	root.AddCommand(runCommand(stdout, stderr), providersCommand(stdout, stderr), versionCommand(stdout))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return exitWrong
 	}
-	_, _ = fmt.Fprintf(stderr, "clientsim: %v\nSee clientsim run --help.\n", err)
+	_, _ = fmt.Fprintf(stderr, "clientsim: %v\nSee clientsim --help.\n", err)
 	return exitUsage
 }
 

@@ -26,6 +26,7 @@ type PhoneConfig struct {
 	Environment string   `json:"environment,omitempty"` // iOS: production (default) or sandbox
 	Project     string   `json:"project,omitempty"`     // Android: default the first of Config.Projects
 	VAPIDKey    string   `json:"vapid_key,omitempty"`   // browser: the only sender it subscribes to; default the simulator's
+	WakeURL     string   `json:"wake_url,omitempty"`    // a loopback URL that is sent {"phone", "nudge"} by POST, in Wake's place
 	Switches    Switches `json:"switches"`
 
 	// Wake is the app's work after a background push that carried the nudge id: it should pull. Its ctx
@@ -44,6 +45,13 @@ type Switches struct {
 	Latency      Duration `json:"latency"`       // from provider to phone
 	Duplicate    float64  `json:"duplicate"`     // share of pushes that arrive twice
 	Reorder      float64  `json:"reorder"`       // share of pushes that arrive up to 10 s late, behind later ones
+}
+
+func (s Switches) validate() error {
+	if s.Latency < 0 || s.Duplicate < 0 || s.Duplicate > 1 || s.Reorder < 0 || s.Reorder > 1 {
+		return errors.New("switches: latency: want no less than 0; duplicate, reorder: want 0 to 1")
+	}
+	return nil
 }
 
 // Target is what a device registers with a server so that it can be reached.
@@ -67,6 +75,7 @@ type Phone struct {
 	held     []*push     // what the provider or the phone keeps, in the order of sending
 	wakes    []time.Time // in the background, within the last hour
 	budget   int         // wakes an hour (iOS)
+	woken    int64       // times the app ran for a push
 }
 
 // push is a message on its way to a phone.
@@ -113,6 +122,9 @@ func (w *world) add(cfg PhoneConfig) (*Phone, error) {
 	default:
 		return nil, fmt.Errorf("phone: platform %q, want ios, android or browser", cfg.Platform)
 	}
+	if err := cfg.Switches.validate(); err != nil {
+		return nil, err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	seed := w.rand.Uint64()
@@ -121,6 +133,13 @@ func (w *world) add(cfg PhoneConfig) (*Phone, error) {
 	}
 	if w.phones[cfg.ID] != nil {
 		return nil, fmt.Errorf("phone: there is a phone %q", cfg.ID)
+	}
+	if cfg.WakeURL != "" {
+		wake, err := w.hook(cfg.WakeURL, cfg.ID)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Wake = wake
 	}
 	ph := &Phone{world: w, cfg: cfg, rand: rand.New(rand.NewPCG(seed, 2))}
 	ph.budget = 2 + ph.rand.IntN(2)
@@ -288,6 +307,7 @@ func (ph *Phone) wake(p *push, now time.Time) {
 	if !ph.switches.Foreground {
 		ph.wakes = append(ph.wakes, now)
 	}
+	ph.woken++
 	ph.note(EventWoken, p.nudge, "")
 	if ph.cfg.Wake == nil {
 		return

@@ -149,9 +149,9 @@ func (p *Providers) start(ctx context.Context, cfg Config) error {
 	}
 	p.CA = ca
 	listeners := make(map[Name]net.Listener)
-	const control Name = "control"
+	const controlName Name = "control"
 	for name, addr := range map[Name]string{
-		APNs: cfg.APNsAddr, Sandbox: cfg.SandboxAddr, FCM: cfg.FCMAddr, WebPush: cfg.WebPushAddr, control: cfg.ControlAddr,
+		APNs: cfg.APNsAddr, Sandbox: cfg.SandboxAddr, FCM: cfg.FCMAddr, WebPush: cfg.WebPushAddr, controlName: cfg.ControlAddr,
 	} {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 		if err != nil {
@@ -160,14 +160,14 @@ func (p *Providers) start(ctx context.Context, cfg Config) error {
 		// Whatever fails from here on, and in the end, this closes the listener.
 		context.AfterFunc(ctx, func() { _ = l.Close() })
 		listeners[name] = l
-		if name != control {
+		if name != controlName {
 			p.gates[name] = newGate(l)
 		}
 	}
 	url := func(name Name) string { return "https://" + listeners[name].Addr().String() }
 	p.APNsURL, p.SandboxURL, p.FCMURL, p.WebPushURL = url(APNs), url(Sandbox), url(FCM), url(WebPush)
 	p.TokenURL = p.FCMURL + "/token"
-	p.ControlURL = "http://" + listeners[control].Addr().String()
+	p.ControlURL = "http://" + listeners[controlName].Addr().String()
 	if err := p.makeKeys(cfg); err != nil {
 		return err
 	}
@@ -177,6 +177,7 @@ func (p *Providers) start(ctx context.Context, cfg Config) error {
 		ctx: ctx, clock: clock, log: newLog(clock, cfg.LogSize), project: cfg.Projects[0], vapidKey: p.VAPID.Public,
 		pushURL: p.WebPushURL + "/push/", rand: rand.New(rand.NewPCG(cfg.Seed, 0)),
 		phones: make(map[string]*Phone), tokens: make(map[string]*issued),
+		hooks: &http.Client{Transport: &http.Transport{}}, logger: cfg.Logger,
 	}
 	p.work.Go(func() { clock.run(ctx) })
 
@@ -200,6 +201,9 @@ func (p *Providers) start(ctx context.Context, cfg Config) error {
 	}
 	secure := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{leaf}, NextProtos: []string{"h2", "http/1.1"}}
 	p.serve(ctx, tls.NewListener(p.gates[FCM], secure), secure, fcm.handler())
+	web := &webpushServer{world: p.world, faults: p.faults, origin: p.WebPushURL}
+	p.serve(ctx, tls.NewListener(p.gates[WebPush], secure), secure, web.handler())
+	p.serve(ctx, listeners[controlName], nil, (&control{Providers: p}).handler())
 	return nil
 }
 
@@ -265,6 +269,7 @@ func (p *Providers) Close() {
 	p.work.Wait()
 	if p.world != nil {
 		p.world.work.Wait()
+		p.world.hooks.CloseIdleConnections()
 	}
 }
 

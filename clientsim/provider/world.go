@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,8 @@ type world struct {
 	project  string // of phones that name none
 	vapidKey string // likewise
 	pushURL  string // endpoint of a Web Push subscription, without its name
+	hooks    *http.Client
+	logger   *slog.Logger
 
 	skew atomic.Int64   // see Providers.Skew
 	work sync.WaitGroup // apps at work

@@ -43,7 +43,7 @@ var table = map[string][]string{
 
 	"server/dev/browsertest": {},
 
-	"clientsim":          {"clientsim/device", "clientsim/oracle", "server/wire"},
+	"clientsim":          {"clientsim/device", "clientsim/oracle", "clientsim/provider", "server/wire"},
 	"clientsim/device":   {"server/wire"},
 	"clientsim/oracle":   {"clientsim/device", "server/wire"},
 	"clientsim/provider": {},
