@@ -73,6 +73,89 @@ create table nudge.revocations (
     check ((user_id = '') <> (jti = '') and (device = '' or jti = ''))
 );
 
+-- Devices that registered for pushes. A device id is one device, whoever uses it.
+create table nudge.devices (
+    device        text primary key,
+    user_id       text        not null,
+    road          text        not null,  -- apns, fcm, webpush, none
+    target        bytea,                 -- sealed; null: none
+    target_hash   bytea unique,          -- tells one target from another without telling it
+    app           text        not null,
+    environment   text        not null,
+    app_version   text        not null,
+    registered_at timestamptz not null,  -- renewed by all but a repetition
+    status        text        not null default 'active',  -- active, disabled, quarantined
+    reason        text,                  -- why it is not active
+    check ((road = 'none') = (target is null) and (target is null) = (target_hash is null))
+);
+
+create index devices_user on nudge.devices (user_id);
+create index devices_silenced on nudge.devices (reason) where status <> 'active';
+
+-- Where each device stands that is active and has a road: hot, and apart from what rarely changes. Positions
+-- are (epoch, lsn, seq). Every writer of several rows locks them in the order of their device ids.
+create table nudge.due (
+    device      text primary key references nudge.devices on delete cascade,
+    user_id     text     not null,
+    road        text     not null,
+    acked_epoch bigint,                 -- what it acknowledged last, as far as it was of interest
+    acked_lsn   bigint,
+    acked_seq   integer,
+    due_epoch   bigint,                 -- the newest change that it does not have and did not write; null: not due
+    due_lsn     bigint,
+    due_seq     integer,
+    due_since   timestamptz,
+    urgency     smallint not null default 0,  -- 0 lazy, 1 soon, 2 now: the highest since it is due
+    session     text,                   -- the live session it was last heard over; null: none
+    next_at     timestamptz,            -- when a worker may take it; null: not due
+    held_until  timestamptz,            -- a worker has it, or its provider wants to be left alone
+    not_before  timestamptz,            -- its budget is spent until then; null: it is whole
+    pushed_at   timestamptz,            -- when a push was last accepted
+    attempts    integer  not null default 0,  -- in a row, since one was accepted
+    pushes      integer  not null default 0,  -- accepted, since the device was last heard of
+    nudge       text,                   -- the id of the last push: the claim, until it is settled
+    check ((due_epoch is null) = (next_at is null))
+) with (fillfactor = 70);
+
+create index due_user on nudge.due (user_id);
+create index due_next on nudge.due (road, next_at) where next_at is not null;
+
+-- How far the log has been gone through for due devices. Whoever registers a device locks the table in row
+-- exclusive mode, and a marker in share row exclusive mode: so each sees what the other did before it.
+create table nudge.marking (
+    slot      text primary key,
+    epoch     bigint      not null,
+    lsn       bigint      not null,     -- every change below (lsn, 0) has been marked
+    moved_at  timestamptz not null default now(),  -- retention waits for a marker that moved of late
+    all_lsn   bigint,                   -- a change for everybody, of this epoch, is being marked page by page:
+    all_seq   integer,
+    all_after text,                     -- up to this device id so far; null: none is
+    all_done  integer     not null default 0,  -- so many devices so far
+    all_again boolean     not null default false,  -- once more after that, for one that came meanwhile
+    check ((all_lsn is null) = (all_seq is null) and (all_lsn is null) = (all_after is null))
+);
+
+-- What became of each push: the wake ledger.
+create table nudge.wakes (
+    nudge       text primary key,
+    device      text        not null,
+    user_id     text        not null,
+    road        text        not null,
+    epoch       bigint      not null,   -- the head that it was about
+    lsn         bigint      not null,
+    seq         integer     not null,
+    status      text        not null,   -- sent, accepted, later, disable, quarantine
+    reason      text,
+    provider_id text,                   -- the provider's id of the push
+    sent_at     timestamptz not null,
+    answered_at timestamptz,
+    pulled_at   timestamptz,
+    acked_at    timestamptz
+) with (fillfactor = 70);
+
+create index wakes_device on nudge.wakes (device, sent_at);
+create index wakes_sent on nudge.wakes (sent_at);
+
 -- What an operator has ordered at run time, for every node. No row: nothing is out of the ordinary.
 create table nudge.settings (
     name       text primary key,
@@ -130,6 +213,10 @@ drop function nudge.origin(text);
 drop function nudge.segment_drop(integer);
 drop function nudge.segment_open(integer, bigint, bigint);
 drop table nudge.settings;
+drop table nudge.wakes;
+drop table nudge.marking;
+drop table nudge.due;
+drop table nudge.devices;
 drop table nudge.revocations;
 drop table nudge.keys;
 drop table nudge.feed;

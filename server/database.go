@@ -24,23 +24,34 @@ type databases struct {
 	// upkeep is one connection to the change log's database of its own: who is locked out, and the order to
 	// poll, have to be read also while pulls use up everything else.
 	upkeep *pgxpool.Pool
-	all    []*pgxpool.Pool
+	// push is for devices that are pushed to, of the change log's database: neither they nor pulls have to wait for the
+	// others. nil where nobody is pushed to.
+	push *pgxpool.Pool
+	all  []*pgxpool.Pool
 }
 
+// pushConnections are one to mark, one to write down what was heard, and one for senders and registrations.
+const pushConnections = 3
+
 // openDatabases connects. All pools together stay one below source.max_connections: the feed's
-// replication connection is the one left (I11). One more is upkeep's, the others are shared out.
+// replication connection is the one left (I11). One more is upkeep's, three are for pushes if there are any, the
+// others are shared out.
 func openDatabases(ctx context.Context, cfg *config.Config) (*databases, error) {
 	dsns := []string{string(cfg.Source.DSN), cfg.LogDSN(), cfg.SnapshotDSN()}
 	pools := map[string]*pgxpool.Pool{}
 	for _, dsn := range dsns {
 		pools[dsn] = nil
 	}
-	each := (cfg.Source.MaxConnections - 2) / len(pools)
+	apart, purpose := 2, "one to replicate, and one for revocations"
+	if cfg.Push.On() {
+		apart, purpose = apart+pushConnections, "one to replicate, one for revocations, and three for pushes"
+	}
+	each := (cfg.Source.MaxConnections - apart) / len(pools)
 	if each < 2 {
 		return nil, &config.Error{
 			Code: config.Invalid, Key: "source.max_connections",
 			Message: fmt.Sprintf("source.max_connections is %d, too few for %d different DSNs", cfg.Source.MaxConnections, len(pools)),
-			Hint:    fmt.Sprintf("allow at least %d: two for each DSN, one to replicate, and one for revocations", 2*len(pools)+2),
+			Hint:    fmt.Sprintf("allow at least %d: two for each DSN, %s", 2*len(pools)+apart, purpose),
 		}
 	}
 	d := &databases{}
@@ -65,6 +76,11 @@ func openDatabases(ctx context.Context, cfg *config.Config) (*databases, error) 
 	}
 	if d.upkeep, err = open(cfg.LogDSN(), 1); err != nil {
 		return nil, err
+	}
+	if cfg.Push.On() {
+		if d.push, err = open(cfg.LogDSN(), pushConnections); err != nil {
+			return nil, err
+		}
 	}
 	d.source, d.log, d.snapshot = pools[dsns[0]], pools[dsns[1]], pools[dsns[2]]
 	return d, nil

@@ -65,6 +65,7 @@ type node struct {
 	hub     *hub.Hub
 	api     *api.API
 	metrics *prometheus.Registry
+	pushing *pushing // nil where nobody is pushed to
 
 	verifier    *auth.Verifier
 	remote      *auth.Remote // nil without auth.jwks_url
@@ -77,8 +78,9 @@ type node struct {
 // once, and answers "starting" until it can serve.
 //
 // It stops in this order: sockets are sent away and new ones refused; running requests are answered and
-// the public listener closes; the feed stops, then the bus and the tail, which depend on nothing but it;
-// the admin listener, so that the stop can be watched; last the database's pools.
+// the public listener closes; pushes that are under way are answered and settled; the feed stops, then the bus and
+// the tail, which depend on nothing but it; what was heard of devices is written, by then all of it; the admin
+// listener, so that the stop can be watched; last the database's pools.
 func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt serveOptions) (err error) {
 	lc := net.ListenConfig{Control: controlListener}
 	public, err := listen(ctx, &lc, "listen.public", cfg.Listen.Public)
@@ -100,9 +102,11 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 
 	// Everything below runs under a context of its own, so that the stop's order is ours.
 	base := context.WithoutCancel(ctx)
-	failed := make(chan error, 8)
+	failed := make(chan error, 16)
 	feed := start(base, failed, n.feed.Run)
 	reading := start(base, failed, n.runTail, n.runBus, n.runAuth, newRetention(n.journal, cfg.Log.Retention, log, n.metrics).run)
+	hearing := start(base, failed, n.pushing.hears()...)
+	pushes := start(base, failed, n.pushing.runs()...)
 	serving := start(base, failed, n.api.Run)
 
 	publicServer := api.NewServer(withPage(n.api.Public(), opt.Page), cfg.Listen.Public, log)
@@ -137,8 +141,10 @@ func serveNode(ctx context.Context, cfg *config.Config, log *slog.Logger, opt se
 		_ = publicServer.Close()
 	}
 	serving()
+	pushes()
 	feed()
 	reading()
+	hearing()
 	if e := adminServer.Shutdown(shutdown); e != nil {
 		_ = adminServer.Close()
 	}
@@ -176,9 +182,15 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 
 	n.hub = hub.New()
 	n.bus = plantBus(bus.NewLocal())
+	if n.pushing, err = newPushing(cfg, n.db.push, log, n.metrics); err != nil {
+		return nil, err
+	}
 	n.tail, err = tail.New(tail.Config{
 		Log: journal{n.journal}, MaxBytes: int64(cfg.Limits.TailBytes), Logger: log,
-		OnAdvance: n.hub.Deliver, // after the window has it: a nudge never precedes what it announces
+		OnAdvance: func(f change.Frame) { // after the window has it: a nudge never precedes what it announces
+			n.hub.Deliver(f)
+			n.pushing.advanced()
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -205,7 +217,7 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 	if err != nil {
 		return nil, err
 	}
-	n.api, err = api.New(api.Config{
+	apiConfig := api.Config{
 		Engine: engine, Verifier: n.verifier, Hub: plantHub(n.hub), Origins: cfg.Listen.Origins, AdminHosts: cfg.Listen.AdminHosts, Log: log,
 		Ready: n.ready, Waiting: func() error { return n.feed.Waiting() },
 		Trim: n.trim, Revoke: n.revoke, Metrics: apiMetrics, Polling: pollOrder{n.db.upkeep},
@@ -217,8 +229,12 @@ func newNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node
 			DevicePulls:    cfg.Limits.DevicePulls, UserPulls: cfg.Limits.UserPulls,
 			DrainRate: cfg.Limits.HandshakeRate, // whoever takes the sockets over admits no more
 		},
-	})
-	if err != nil {
+		Explain: newExplainer(n.db.log, cfg.Source.Slot, log).Explain,
+	}
+	if n.pushing != nil {
+		apiConfig.Devices, apiConfig.Hears, apiConfig.Reaches = n.pushing.store, n.pushing.inbox, cfg.Push.Reaches
+	}
+	if n.api, err = api.New(apiConfig); err != nil {
 		return nil, err
 	}
 	if err := probeSpill(cfg.Limits.SpillDir); err != nil {

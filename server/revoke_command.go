@@ -55,7 +55,7 @@ client says it is, which ends a lost phone's session, but not a thief's: revoke 
 			defer pool.Close()
 			written, err := auth.NewRevocations(auth.RevocationsConfig{Pool: pool, Log: a.log}).Write(cmd.Context(), rev)
 			if err != nil {
-				return revokeFailed(err)
+				return databaseRefused(err, "revoke_failed", "write the revocation")
 			}
 			if asJSON {
 				return json.NewEncoder(a.stdout).Encode(map[string]any{"seq": written.Seq, "at": written.At})
@@ -100,16 +100,17 @@ func revoked(r auth.Revocation) string {
 		what, r.At.UTC().Format(time.RFC3339), r.Seq)
 }
 
-// revokeFailed says what to do about the database's refusal.
-func revokeFailed(err error) error {
+// databaseRefused says what to do about the database's refusal of a command; code and attempt are for those without
+// a cause that is known.
+func databaseRefused(err error, code, attempt string) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch pg.Code {
 		case "42P01", "3F000": // undefined_table, invalid_schema_name
 			return fail(attach.CodeMigrations, err, "the database has no table for it", "run nudge attach, or nudge migrate for a log in a database of its own")
 		case "42501": // insufficient_privilege
-			return fail(attach.CodeGrants, err, "the role may not write it", "run nudge attach, which grants it")
+			return fail(attach.CodeGrants, err, "the role may not do that", "run nudge attach, which grants it")
 		}
 	}
-	return fail("revoke_failed", err, "write the revocation")
+	return fail(code, err, attempt)
 }

@@ -97,6 +97,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newPollCommand(a),
 		newTokenCommand(a),
 		newRevokeCommand(a),
+		newExplainCommand(a),
 		newVersionCommand(a),
 	)
 	asUsageErrors(root)

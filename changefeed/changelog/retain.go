@@ -9,8 +9,9 @@ import (
 )
 
 // Retain drops the segments whose every change is older than before, and moves the horizon in the same
-// transaction (A9). The newest segment always stays. It returns how many were dropped. A reader that
-// holds a segment makes it fail after two seconds: try again later.
+// transaction (A9). The newest segment always stays, and so does what the marker of due devices has yet to read, if
+// it moved within a day (A7). It returns how many were dropped. A reader that holds a segment makes it fail after
+// two seconds: try again later.
 func (l *Log) Retain(ctx context.Context, before time.Time) (int, error) {
 	var dropped int
 	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
@@ -71,8 +72,14 @@ func retainTx(ctx context.Context, tx pgx.Tx, slot string, before time.Time) (in
 	}
 	rows, err := tx.Query(ctx, `
 select segment from (
-  select segment, lead(created_at) over (order by segment) as followed_at from nudge.segments) s
- where followed_at <= $1 order by segment`, before)
+  select segment, epoch, lead(created_at) over next as followed_at, lead(epoch) over next as next_epoch,
+         lead(from_lsn) over next as upto
+    from nudge.segments window next as (order by segment)) s
+ where followed_at <= $1
+   and not exists (select from nudge.marking m
+                    where m.slot = $2 and m.epoch = s.epoch and m.epoch = s.next_epoch and m.lsn < s.upto
+                      and m.moved_at > now() - interval '1 day')
+ order by segment`, before, slot)
 	if err != nil {
 		return 0, err
 	}

@@ -44,20 +44,19 @@ type Log struct {
 	mu      sync.Mutex
 	ring    []Entry
 	n       int64
-	changed chan struct{} // closed by the next entry
+	changed chan struct{} // closed by the next entry; nil if nobody waits
 	stats   map[Name]map[string]int64
 }
 
 func newLog(c *clock, size int) *Log {
 	return &Log{
-		clock: c, ring: make([]Entry, size), changed: make(chan struct{}),
-		stats: make(map[Name]map[string]int64),
+		clock: c, ring: make([]Entry, size), stats: make(map[Name]map[string]int64),
 	}
 }
 
 func (l *Log) add(e Entry) {
 	e.Token = brief(e.Token)
-	e.At = l.clock.now()
+	e.At = l.clock.now().Round(0)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.n++
@@ -72,32 +71,39 @@ func (l *Log) add(e Entry) {
 	if e.Reason != "" {
 		s[e.Event+" "+e.Reason]++
 	}
-	close(l.changed)
-	l.changed = make(chan struct{})
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
 }
 
 // Since returns the kept entries after number n, oldest first.
 func (l *Log) Since(n int64) []Entry {
-	entries, _ := l.since(n)
-	return entries
-}
-
-func (l *Log) since(n int64) ([]Entry, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.since(n)
+}
+
+func (l *Log) since(n int64) []Entry {
 	n = min(max(n, l.n-int64(len(l.ring)), 0), l.n)
 	out := make([]Entry, 0, l.n-n)
 	for ; n < l.n; n++ {
 		out = append(out, l.ring[n%int64(len(l.ring))])
 	}
-	return out, l.changed
+	return out
 }
 
 // Wait returns the first entry after number n that match accepts, and waits for it if need be. The
 // error is ctx's.
 func (l *Log) Wait(ctx context.Context, n int64, match func(Entry) bool) (Entry, error) {
 	for {
-		entries, changed := l.since(n)
+		l.mu.Lock()
+		entries := l.since(n)
+		if l.changed == nil {
+			l.changed = make(chan struct{})
+		}
+		changed := l.changed
+		l.mu.Unlock()
 		for _, e := range entries {
 			if match(e) {
 				return e, nil

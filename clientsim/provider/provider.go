@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -172,14 +171,9 @@ func (p *Providers) start(ctx context.Context, cfg Config) error {
 		return err
 	}
 
-	clock := newClock()
-	p.world = &world{
-		ctx: ctx, clock: clock, log: newLog(clock, cfg.LogSize), project: cfg.Projects[0], vapidKey: p.VAPID.Public,
-		pushURL: p.WebPushURL + "/push/", rand: rand.New(rand.NewPCG(cfg.Seed, 0)),
-		phones: make(map[string]*Phone), tokens: make(map[string]*issued),
-		hooks: &http.Client{Transport: &http.Transport{}}, logger: cfg.Logger,
-	}
-	p.work.Go(func() { clock.run(ctx) })
+	p.world = newWorld(ctx, cfg)
+	p.world.vapidKey, p.world.pushURL = p.VAPID.Public, p.WebPushURL+"/push/"
+	p.work.Go(func() { p.world.clock.run(ctx) })
 
 	conns := new(atomic.Int64)
 	for name, env := range map[Name]string{APNs: Production, Sandbox: SandboxEnvironment} {
@@ -200,10 +194,10 @@ func (p *Providers) start(ctx context.Context, cfg Config) error {
 		},
 	}
 	secure := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{leaf}, NextProtos: []string{"h2", "http/1.1"}}
-	p.serve(ctx, tls.NewListener(p.gates[FCM], secure), secure, fcm.handler())
+	p.serve(ctx, tls.NewListener(p.gates[FCM], secure), fcm.handler())
 	web := &webpushServer{world: p.world, faults: p.faults, origin: p.WebPushURL}
-	p.serve(ctx, tls.NewListener(p.gates[WebPush], secure), secure, web.handler())
-	p.serve(ctx, listeners[controlName], nil, (&control{Providers: p}).handler())
+	p.serve(ctx, tls.NewListener(p.gates[WebPush], secure), web.handler())
+	p.serve(ctx, listeners[controlName], (&control{Providers: p}).handler())
 	return nil
 }
 
@@ -230,9 +224,9 @@ func (p *Providers) makeKeys(cfg Config) error {
 type connKey struct{}
 
 // serve runs an HTTP server until ctx ends.
-func (p *Providers) serve(ctx context.Context, l net.Listener, secure *tls.Config, h http.Handler) {
+func (p *Providers) serve(ctx context.Context, l net.Listener, h http.Handler) {
 	srv := &http.Server{
-		Handler: p.counted(h), TLSConfig: secure, ReadHeaderTimeout: 10 * time.Second,
+		Handler: p.counted(h), ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:    slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },

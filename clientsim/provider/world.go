@@ -51,6 +51,15 @@ type issued struct {
 	quota    deviceQuota
 }
 
+func newWorld(ctx context.Context, cfg Config) *world {
+	clock := newClock()
+	return &world{
+		ctx: ctx, clock: clock, log: newLog(clock, cfg.LogSize), project: cfg.Projects[0], logger: cfg.Logger,
+		hooks: &http.Client{Transport: &http.Transport{}}, rand: rand.New(rand.NewPCG(cfg.Seed, 0)),
+		phones: make(map[string]*Phone), tokens: make(map[string]*issued),
+	}
+}
+
 // senderTime is the time that a sender's own clock is held to.
 func (w *world) senderTime() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }
 

@@ -31,13 +31,14 @@ var table = map[string][]string{
 	"notify/bus":         {"changefeed/change"},
 	"notify/bus/bustest": {"changefeed/change", "notify/bus"},
 	"notify/hub":         {"changefeed/change"},
+	"notify/device":      {"changefeed/change"},
 
 	"server/wire":   {},
 	"server/admit":  {},
 	"server/auth":   {"server/wire"},
 	"server/config": {"server/auth"},
 	"server/pull":   {"changefeed/change", "changefeed/changelog", "changefeed/route", "changefeed/snapshot", "changefeed/tail", "changefeed/value", "server/admit", "server/wire"},
-	"server/api":    {"changefeed/change", "notify/hub", "server/auth", "server/pull", "server/wire"},
+	"server/api":    {"changefeed/change", "notify/device", "notify/hub", "server/auth", "server/pull", "server/wire"},
 	"server/attach": {"changefeed/route", "migrations"},
 	"server/dev":    {"server/auth", "server/wire"},
 

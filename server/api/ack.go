@@ -7,12 +7,13 @@ import (
 	"net/http"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/device"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
 // ack serves POST /v1/ack: the device has saved this cursor.
 func (a *API) ack(w http.ResponseWriter, r *http.Request) {
-	id, device, err := a.identify(r)
+	id, name, err := a.identify(r)
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -33,7 +34,9 @@ func (a *API) ack(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.heard(deviceKey{id.User, device}, body.Cursor, pos, change.Position{})
+	key := deviceKey{id.User, name}
+	a.heard(key, body.Cursor, pos, change.Position{})
+	a.hear(key, device.Event{Acked: pos})
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -24,6 +24,9 @@ func (a *API) Admin() http.Handler {
 	if a.cfg.Revoke != nil {
 		mux.Handle("/v1/admin/revocations", methods{http.MethodPost: a.revoke})
 	}
+	if a.cfg.Explain != nil {
+		mux.Handle("/v1/admin/explain", methods{http.MethodGet: a.explainDevices})
+	}
 	if a.cfg.Polling != nil {
 		mux.Handle("/v1/admin/poll", methods{
 			http.MethodGet: a.getPolling, http.MethodPut: a.putPolling, http.MethodDelete: a.deletePolling,

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/device"
 	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/pull"
@@ -72,6 +73,15 @@ type Config struct {
 	// Revoke writes a revocation and returns it as written; nil if this node can write none. Its error
 	// is Revocation.Validate's, or the database's.
 	Revoke func(ctx context.Context, r auth.Revocation) (auth.Revocation, error)
+	// Devices is the registry of devices that can be woken; nil: nobody is pushed to.
+	Devices Devices
+	// Reaches says whether a device of an app can be pushed to over a road; needed with Devices.
+	Reaches func(road, app string) bool
+	// Hears is told what is heard of devices; nil: nobody wants to know.
+	Hears Hears
+	// Explain is all that is known of a user's devices, or of one of them; nil for none to ask. Its error is
+	// device.ErrUnknown, or the database's.
+	Explain func(ctx context.Context, user, device string) ([]device.Explanation, error)
 	// Polling is the operator's order to poll; nil: there never is one.
 	Polling Polling
 	// StartOvers is how many pages for devices that start over the node can serve in a second; nil: it is not
@@ -112,6 +122,7 @@ type Limits struct {
 	MaxUserSockets int // of those, one user's; 64
 	DevicePulls    int // a second, of one device, and five times as many at once; 50
 	UserPulls      int // likewise, of one user; 100
+	Registrations  int // a minute, of one device, and five times as many of one user; 10
 	BodyBytes      int // of pages that are being written; 128 MiB. An eighth of them may be one user's
 }
 
@@ -138,6 +149,7 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.MaxUserSockets, 64)
 	orInt(&l.DevicePulls, 50)
 	orInt(&l.UserPulls, 100)
+	orInt(&l.Registrations, 10)
 	orInt(&l.BodyBytes, 128<<20)
 	return l
 }
@@ -166,6 +178,9 @@ func (c *Config) validate() error {
 	if c.Hub == nil {
 		errs = append(errs, errors.New("no Hub"))
 	}
+	if c.Devices != nil && c.Reaches == nil {
+		errs = append(errs, errors.New("no Reaches"))
+	}
 	if c.Log == nil {
 		errs = append(errs, errors.New("no Log"))
 	}
@@ -188,8 +203,10 @@ type API struct {
 	frames  frameBuffers
 	bodies  *bodies
 	rates   *pullRates
-	herd    *herd
-	writers writers
+	// registry is nil where nobody is pushed to.
+	registry *registry
+	herd     *herd
+	writers  writers
 	// compress is shared by all answers.
 	compress *compressors
 	// handshakes is the first thing that a new socket has to pass: a herd that reconnects must cost
@@ -251,6 +268,7 @@ func New(cfg Config) (*API, error) {
 	}
 	a.bodies = newBodies(a.limits.BodyBytes)
 	a.rates = newPullRates(a.limits.DevicePulls, a.limits.UserPulls)
+	a.registry = newRegistry(cfg.Devices, a.limits.Registrations)
 	a.herd = newHerd(cfg.StartOvers)
 	a.handshakes = rate.NewLimiter(rate.Limit(a.limits.HandshakeRate), a.limits.HandshakeRate)
 	a.base, a.stopBase = context.WithCancel(context.Background())
@@ -284,6 +302,7 @@ const pathChanges = "/v1/changes"
 func (a *API) routes() map[string]methods {
 	return map[string]methods{
 		pathChanges:         {http.MethodGet: a.changes},
+		"/v1/devices/{id}":  {http.MethodGet: a.getDevice, http.MethodPut: a.putDevice, http.MethodDelete: a.deleteDevice},
 		"/v1/ack":           {http.MethodPost: a.ack},
 		"/v1/events":        {http.MethodGet: a.events},
 		"/v1/socket":        {http.MethodGet: a.socket},

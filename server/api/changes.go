@@ -28,8 +28,9 @@ var errGone = errors.New("the client is gone")
 // asked is what a pull asks for.
 type asked struct {
 	pull.Request
-	etag string        // the If-None-Match that stood in for since, "" if none did
-	wait time.Duration // for something new; 0: answer at once
+	nudge string        // the id of the nudge that caused it, "" if it named none
+	etag  string        // the If-None-Match that stood in for since, "" if none did
+	wait  time.Duration // for something new; 0: answer at once
 }
 
 // changes serves GET /v1/changes, the pull.
@@ -81,6 +82,7 @@ func (a *API) answerChanges(w http.ResponseWriter, r *http.Request) (source, sta
 	}
 	defer release()
 	a.heard(key, ask.Since, ans.Acked, ans.Upto)
+	a.hear(key, pulled(ans, ask.nudge, ""))
 
 	ans.PollAfterS = a.pollAfterS() // as of now: the order may have come during a wait
 	h := w.Header()
@@ -154,6 +156,7 @@ func (a *API) readPull(r *http.Request) (ask asked, err error) {
 			if len(value) > maxNudgeID {
 				return ask, invalid("nudge is not an id of ours", "Send a nudge's id as it was received.")
 			}
+			ask.nudge = value
 			ask.Woken = strings.HasPrefix(value, wire.PushNudge)
 		case "wait":
 			if ask.wait, err = time.ParseDuration(value); err != nil || ask.wait < 0 {

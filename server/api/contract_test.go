@@ -83,7 +83,11 @@ func escape(token string) string {
 // response finds what is documented for an answer, and its place.
 func (c *contract) response(r *http.Request, status int) (found node, place string, codes []any) {
 	code := fmt.Sprint(status)
-	operation := []string{"paths", r.URL.Path, strings.ToLower(r.Method)}
+	path := r.URL.Path
+	if strings.HasPrefix(path, "/v1/devices/") {
+		path = "/v1/devices/{id}"
+	}
+	operation := []string{"paths", path, strings.ToLower(r.Method)}
 	if r.Method == http.MethodHead {
 		operation[2] = "get"
 	}
@@ -293,6 +297,7 @@ func TestContractExamples(t *testing.T) {
 	c := theContract()
 	reads := map[string]any{
 		"Page": new(wire.Page), "Problem": new(wire.Problem), "PollOrder": &map[string]int{}, "Revocation": &map[string]string{},
+		"Registration": new(wire.Registration), "Device": new(wire.Device),
 		wire.THello: new(wire.Hello), wire.TPull: new(wire.Pull), wire.TAck: new(wire.Ack), wire.TToken: new(wire.Token),
 		wire.TReady: new(wire.Ready), wire.TCursor: new(wire.Cursor), wire.TNudge: new(wire.Nudge), wire.TChanges: new(wire.Changes),
 		wire.TTokenExpiring: new(wire.TokenExpiring), wire.TGoaway: new(wire.Goaway), wire.TError: new(wire.Error), wire.TClose: new(wire.Close),

@@ -159,6 +159,7 @@ func (s *session) join(ctx context.Context, id auth.Identity, device, cursor str
 
 // begin tells a device that has joined where it stands. From here on it is nudged.
 func (s *session) begin(at pull.Comparison, cursor string) (more bool) {
+	s.hearHello(cursor)
 	if !s.send(wire.TReady, wire.Ready{
 		T: wire.TReady, Session: s.id, Head: at.Head, Behind: at.Behind, MaxAgeS: int(s.maxAge.Seconds()),
 	}) {
@@ -274,6 +275,7 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	}
 	ans, err := s.api.enginePull(ctx, req)
 	if err == nil && ans.NothingNew && wait > 0 {
+		s.hear(ans.Acked)
 		// The reader waits, so the client's other frames wait too: a moment, not a long poll.
 		s.await(ctx, ans.Upto, wait)
 		if err = s.check(); err == nil { // much can happen in a wait
@@ -297,6 +299,7 @@ func (s *session) answer(f *wire.Pull) (source, code string, more bool) {
 	}
 	s.proved(req.Since)
 	s.settle(ans.Acked)
+	s.api.hear(deviceKey{s.user, s.device}, pulled(ans, f.Nudge, s.id))
 	ans.PollAfterS = s.api.pollAfterS()
 
 	frame := make([]byte, 0, len(ans.Changes)+changesOverhead)
@@ -321,6 +324,7 @@ func (s *session) ack(f *wire.Ack) error {
 	}
 	s.proved(f.Cursor)
 	s.settle(pos)
+	s.hear(pos)
 	return nil
 }
 

@@ -2,12 +2,14 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
 	mathrand "math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/device"
 	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/pull"
@@ -119,15 +121,21 @@ func (p *waiter) spread(ctx context.Context, within time.Duration, until <-chan 
 // between wakes it. waited is the time that passed for want of news.
 func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity, ask asked) (ans *pull.Answer, waited time.Duration, err error) {
 	p := &waiter{device: ask.Device, bell: make(chan struct{}, 1), herd: a.herd}
-	if full := a.admitWaiter(deviceKey{ask.User, ask.Device}, p); full != nil {
+	key := deviceKey{ask.User, ask.Device}
+	if full := a.admitWaiter(key, p); full != nil {
 		// To wait takes a place; what there is already does not.
 		if ans, err = a.pullOnce(r.Context(), ask.Request); err == nil && ans.NothingNew {
 			return nil, 0, full
 		}
 		return ans, 0, err
 	}
-	defer a.dismissWaiter(deviceKey{ask.User, ask.Device}, p)
+	defer a.dismissWaiter(key, p)
 	defer a.cfg.Hub.Register(pull.Scopes(ask.User), p)()
+	if a.cfg.Hears != nil { // to wait is to be there, as with a session
+		presence := rand.Text()
+		a.hear(key, device.Event{Session: presence})
+		defer func() { a.hear(key, device.Event{Session: presence, Ended: true}) }()
+	}
 
 	// The server's own deadline is for requests that are answered at once.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
@@ -143,6 +151,7 @@ func (a *API) longPoll(w http.ResponseWriter, r *http.Request, id auth.Identity,
 		if ans, err = a.pullOnce(ctx, ask.Request); err != nil || !ans.NothingNew {
 			return ans, waited, err
 		}
+		a.hear(key, device.Event{Acked: ans.Acked}) // the answer may be half a minute away
 		began := time.Now()
 		news := p.await(ctx, ans.Upto, until.Done())
 		waited += time.Since(began)

@@ -29,9 +29,14 @@ func newPullRates(device, user int) *pullRates {
 // allow counts a pull of a device, or says that it is one too many. A device that is refused costs its user
 // nothing.
 func (r *pullRates) allow(key deviceKey, now time.Time) error {
-	wait, detail := r.devices.take(key, now), "this device pulls too often"
+	return allowBoth(r.devices, r.users, key, now, "this device pulls too often", "this user's devices pull too often")
+}
+
+// allowBoth takes a token of the device and then one of its user.
+func allowBoth(devices *buckets[deviceKey], users *buckets[string], key deviceKey, now time.Time, device, user string) error {
+	wait, detail := devices.take(key, now), device
 	if wait == 0 {
-		wait, detail = r.users.take(key.user, now), "this user's devices pull too often"
+		wait, detail = users.take(key.user, now), user
 	}
 	if wait == 0 {
 		return nil
@@ -59,8 +64,12 @@ type bucketPart[K comparable] struct {
 const minSweep = 64
 
 func newBuckets[K comparable](perSecond int) *buckets[K] {
-	every := time.Second / time.Duration(perSecond)
-	b := &buckets[K]{every: every, burst: rateBurst * time.Duration(perSecond) * every, seed: maphash.MakeSeed()}
+	return newBucketsOf[K](time.Second/time.Duration(perSecond), rateBurst*perSecond)
+}
+
+// newBucketsOf makes buckets of so many tokens, of which one comes every so often.
+func newBucketsOf[K comparable](every time.Duration, tokens int) *buckets[K] {
+	b := &buckets[K]{every: every, burst: time.Duration(tokens) * every, seed: maphash.MakeSeed()}
 	for i := range b.parts {
 		b.parts[i] = bucketPart[K]{full: map[K]time.Time{}, sweep: minSweep}
 	}

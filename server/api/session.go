@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/nudgesync/nudge/notify/device"
 	"github.com/nudgesync/nudge/notify/hub"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/wire"
@@ -197,6 +198,9 @@ func (s *session) end(clientClosed bool) {
 	s.running.Wait()
 	s.road.cut()
 	s.api.forget(s)
+	if s.unregister != nil { // it had said hello; behind forget, so that nobody takes it for alive
+		s.api.hear(deviceKey{s.user, s.device}, device.Event{Session: s.id, Ended: true})
+	}
 
 	s.mu.Lock()
 	end := s.ending // a write that timed out may have said why only now

@@ -28,6 +28,10 @@ var logRights = []struct {
 	{"table", "nudge.keys", []string{"select", "insert", "update"}, nil}, // who reads rows need not read keys
 	{"table", "nudge.revocations", []string{"select", "insert", "update", "delete"}, nil},
 	{"table", "nudge.settings", []string{"select", "insert", "update", "delete"}, nil},
+	{"table", "nudge.devices", []string{"select", "insert", "update", "delete"}, nil},
+	{"table", "nudge.due", []string{"select", "insert", "update", "delete"}, nil},
+	{"table", "nudge.marking", []string{"select", "insert", "update"}, nil},
+	{"table", "nudge.wakes", []string{"select", "insert", "update", "delete"}, nil},
 	{"table", migrations.Table, []string{"select"}, nil},
 	{"function", "nudge.segment_open", []string{"execute"}, nil},
 	{"function", "nudge.segment_drop", []string{"execute"}, nil},

@@ -15,7 +15,8 @@ with objects as (
   select distinct o.classid, o.objid, d.type, d.identity, coalesce(obj_description(o.objid, o.classid::regclass::text), '') as comment
     from (select classid, objid from pg_depend union select refclassid, refobjid from pg_depend) o,
          pg_identify_object(o.classid, o.objid, 0) d
-   where o.objid >= 16384 and d.schema is distinct from 'pg_toast')
+   where o.objid >= 16384 and d.schema is distinct from 'pg_toast'
+     and d.identity !~ '^"RI_ConstraintTrigger') -- a part of its constraint, and named by an OID
 select 'object ' || concat_ws(' ', type, identity, comment) from objects
 union all
 select concat_ws(' ', 'relation', c.oid::regclass, c.relkind, c.relowner::regrole, c.relreplident, c.relrowsecurity,

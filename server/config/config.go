@@ -63,7 +63,7 @@ type Table struct {
 	By      string   `yaml:"by"`     // under Scope: the column that holds the scope's id
 	Columns Columns  `yaml:"columns"`
 	Write   []string `yaml:"write"`   // columns that devices may write
-	Urgency string   `yaml:"urgency"` // how soon a push has to tell: now, soon or later
+	Urgency string   `yaml:"urgency"` // how soon a push has to tell: now, soon (if empty) or lazy
 }
 
 // Parent routes a row as the row that it points to.
@@ -135,15 +135,6 @@ type Bus struct {
 	RedisURL     Secret `yaml:"redis_url"` // empty: in this process
 	RedisURLFile string `yaml:"redis_url_file"`
 	KeyFile      string `yaml:"key_file"` // seals what is sent
-}
-
-// Push is how devices without a socket are told.
-type Push struct {
-	Grace        time.Duration    `yaml:"grace"` // to acknowledge, before a push goes out
-	TokenKeyFile string           `yaml:"token_key_file"`
-	APNs         []map[string]any `yaml:"apns"`
-	FCM          []map[string]any `yaml:"fcm"`
-	WebPush      map[string]any   `yaml:"webpush"`
 }
 
 // Limits bounds what one node spends.

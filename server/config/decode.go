@@ -119,8 +119,6 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 			d.where[p] = d.atNode(item)
 			d.value(p, item, v.Index(i))
 		}
-	case reflect.Interface: // of a part that this version refuses as a whole
-		v.Set(reflect.ValueOf(n.String()))
 	}
 }
 
@@ -281,6 +279,12 @@ func setScalar(v reflect.Value, text string) error {
 			return fmt.Errorf("want a whole number, not %q", text)
 		}
 		v.SetInt(int64(n))
+	case bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("want true or false, not %q", text)
+		}
+		v.SetBool(b)
 	default:
 		v.SetString(text)
 	}

@@ -82,8 +82,6 @@ func TestDefects(t *testing.T) {
 		"keys from nowhere":           {"auth: {jwks_url: 'https:///keys'}", config.Invalid, 5, 18, "auth.jwks_url", "", ""},
 		"fetched keys, HS256 alone":   {"auth: {jwks_url: 'https://x', algorithms: [HS256]}", config.Invalid, 5, 31, "auth.algorithms", "leave it out", ""},
 		"no Redis yet":                {"bus: {redis_url: redis://x}", config.Unsupported, 5, 7, "bus.redis_url", "", ""},
-		"no APNs yet":                 {"push:\n  apns: [{team: x}]", config.Unsupported, 6, 3, "push.apns", "", ""},
-		"no Web Push yet":             {"push: {webpush: {subject: x}}", config.Unsupported, 5, 8, "push.webpush", "", ""},
 		"no lanes yet":                {"lanes: {slow: {limits: {snapshots: 1}}}", config.Unsupported, 5, 1, "lanes", "", ""},
 		"no scopes yet":               {"scopes: {list: {members: {table: a.b, scope: c, user: d}}}", config.Unsupported, 5, 1, "scopes", "", ""},
 		"anchor that contains itself": {"auth: &a {claims: *a}", config.UnknownKey, 5, 11, "auth.claims.claims", "", ""},
@@ -127,7 +125,7 @@ func TestTableDefects(t *testing.T) {
 		"parent":         {"public.a: {parent: {table: public.b, by: c}}", config.Unsupported, "tables.public.a.parent", ""},
 		"scope":          {"public.a: {scope: global}", config.Unsupported, "tables.public.a.scope", ""},
 		"write":          {"public.a: {owner: b, write: [c]}", config.Unsupported, "tables.public.a.write", ""},
-		"urgency":        {"public.a: {owner: b, urgency: soon}", config.Unsupported, "tables.public.a.urgency", ""},
+		"urgency":        {"public.a: {owner: b, urgency: later}", config.Invalid, "tables.public.a.urgency", "now, soon, lazy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := defects(t, config.Source{Path: write(t, "nudge.yaml", "source: {dsn: 'postgres://h/d'}\ntables:\n  "+tc.table+"\n")})

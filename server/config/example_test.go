@@ -23,6 +23,7 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	want.Source.DSN, want.Tables = cfg.Source.DSN, cfg.Tables
 	want.Auth.Issuer, want.Auth.Audience = cfg.Auth.Issuer, cfg.Auth.Audience
 	want.Auth.Keys, want.Auth.Algorithms = []config.AuthKey{}, []string{}
+	want.Push.APNs, want.Push.FCM = []config.APNs{}, []config.FCM{}
 	want.Listen.AdminHosts, want.Listen.Origins = []string{}, []string{}
 	if d := cmp.Diff(want, cfg); d != "" {
 		t.Errorf("the example is not the default (-default +example):\n%s", d)

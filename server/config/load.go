@@ -153,6 +153,7 @@ func (l *loader) readSecrets(cfg *Config) {
 	l.secret("source.snapshot_dsn", &cfg.Source.SnapshotDSN, &cfg.Source.SnapshotDSNFile)
 	l.secret("source.origin_secret", &cfg.Source.OriginSecret, &cfg.Source.OriginSecretFile)
 	l.secret("log.dsn", &cfg.Log.DSN, &cfg.Log.DSNFile)
+	l.readPushSecrets(&cfg.Push)
 	l.secret("bus.redis_url", &cfg.Bus.RedisURL, &cfg.Bus.RedisURLFile)
 	for i := range cfg.Auth.Keys {
 		k := &cfg.Auth.Keys[i]

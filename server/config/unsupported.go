@@ -1,7 +1,7 @@
 package config
 
 // unsupported refuses what nudge.yaml can say and this version can't do. Ignoring it would be worse:
-// rows would go to nobody, and devices would wait for pushes.
+// rows would go to nobody, and writes nowhere.
 func (l *loader) unsupported(cfg *Config) {
 	refuse := func(set bool, path, what string) {
 		if set {
@@ -13,14 +13,9 @@ func (l *loader) unsupported(cfg *Config) {
 		refuse(t.Parent != nil, path+".parent", "routing by a parent row")
 		refuse(t.Scope != "", path+".scope", "routing into a shared scope")
 		refuse(len(t.Write) > 0, path+".write", "taking writes from devices")
-		refuse(t.Urgency != "", path+".urgency", "pushing to devices")
 	}
 	refuse(len(cfg.Scopes) > 0, "scopes", "shared scopes")
 	refuse(cfg.Bus.RedisURL != "", "bus.redis_url", "several nodes behind one Redis")
 	refuse(cfg.Bus.KeyFile != "", "bus.key_file", "several nodes behind one Redis")
-	refuse(cfg.Push.TokenKeyFile != "", "push.token_key_file", "pushing to devices")
-	refuse(len(cfg.Push.APNs) > 0, "push.apns", "pushing to devices")
-	refuse(len(cfg.Push.FCM) > 0, "push.fcm", "pushing to devices")
-	refuse(len(cfg.Push.WebPush) > 0, "push.webpush", "pushing to devices")
 	refuse(len(cfg.Lanes) > 0, "lanes", "limits for a tenant class")
 }

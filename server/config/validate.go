@@ -33,9 +33,7 @@ func (l *loader) validate(cfg *Config) {
 	l.listen(&cfg.Listen)
 	l.roles(cfg.Roles)
 	l.limits(&cfg.Limits)
-	if cfg.Push.Grace <= 0 {
-		l.invalid("push.grace", "", "push.grace has to be more than nothing")
-	}
+	l.push(&cfg.Push)
 	if w := cfg.Values.WideNumbers; w != "number" && w != "string" {
 		l.invalid("values.wide_numbers", "", "values.wide_numbers is number or string, not %q", w)
 	}
@@ -121,7 +119,20 @@ func (l *loader) tables(tables map[string]Table) {
 		l.columns(path+".columns.allow", t.Columns.Allow)
 		l.columns(path+".columns.deny", t.Columns.Deny)
 		l.columns(path+".write", t.Write)
+		l.urgency(path+".urgency", t.Urgency)
 	}
+}
+
+func (l *loader) urgency(path, u string) {
+	known := []string{UrgencyNow, UrgencySoon, UrgencyLazy}
+	if u == "" || slices.Contains(known, u) {
+		return
+	}
+	hint := "one of " + strings.Join(known, ", ")
+	if near := nearest(u, known); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	l.invalid(path, hint, "%s: %q is not an urgency", path, u)
 }
 
 func (l *loader) tableName(path, name string) {

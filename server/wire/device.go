@@ -12,8 +12,8 @@ const (
 
 // Kinds of a Target.
 const (
-	TargetToken   = "token"
-	TargetWebPush = "webpush"
+	KindToken   = "token"
+	KindWebPush = "webpush"
 )
 
 // Environments of APNs. Whatever goes by another road is of production.

@@ -23,6 +23,7 @@ const (
 	OriginForbidden   Code = "origin_forbidden"
 	NotFound          Code = "not_found"
 	TableUnknown      Code = "table_unknown"
+	PushUnconfigured  Code = "push_unconfigured"
 	CursorForeign     Code = "cursor_foreign"
 	MutationGap       Code = "mutation_gap"
 	MutationReused    Code = "mutation_reused"
@@ -57,6 +58,7 @@ var kinds = map[Code]kind{
 	OriginForbidden:   {403, "This origin is not allowed", "List it under listen.origins."},
 	NotFound:          {404, "There is nothing here", "Check method and path; the API is below /v1."},
 	TableUnknown:      {404, "The table is not configured", "Ask for tables that nudge.yaml names, as schema.name."},
+	PushUnconfigured:  {404, "Nothing pushes to this app", "Go on without push; an operator adds the app under push in nudge.yaml."},
 	CursorForeign:     {409, "The cursor belongs to another user", "Erase the local rows and pull without a cursor."},
 	MutationGap:       {409, "A mutation id is missing", "Send the expected id first."},
 	MutationReused:    {409, "A known mutation id came with other content", "Give every mutation an id of its own."},

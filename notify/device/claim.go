@@ -1,0 +1,129 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/nudgesync/nudge/changefeed/change"
+)
+
+// Due is a device that a worker has claimed: nobody else gets it before Lease has passed.
+type Due struct {
+	User, Device string
+	Road         string
+	App          string
+	Environment  string
+	Target       Target
+	RegisteredAt time.Time
+	Hash         []byte // of the target; for Settle
+	Nudge        string // the push's id, opaque: "p.…"
+	Head         change.Position
+	Urgency      Urgency
+	Attempts     int // in a row, this one included, since a push was last accepted
+	DueSince     time.Time
+}
+
+// Lease is how long a claimed device is left to the worker that has it. One that was killed has its devices
+// claimed again after that.
+const Lease = time.Minute
+
+// pushPrefix begins the id of every push, and of nothing else.
+const pushPrefix = "p."
+
+// claimSQL skips rows that another worker has, and so waits for nobody. Who was revoked since registering is
+// found here and never claimed; the row goes, so that the next claim does not find it again. The ledger's line is
+// written first, for a phone that pulls before its provider's answer is settled.
+const claimSQL = `
+with picked as materialized (
+  select d.device from nudge.due d join nudge.devices v on v.device = d.device
+   where d.road = $1 and d.next_at <= now() and d.urgency >= $4
+     and ($5 = '' or v.environment = $5) and (v.app = any($6)) <> $7
+   order by d.next_at limit $2 for update of d skip locked),
+revoked as (
+  update nudge.devices v set status = 'disabled', reason = '` + ReasonRevoked + `'
+    from picked p
+   where v.device = p.device and exists (
+         select from nudge.revocations r
+          where r.user_id = v.user_id and r.device in ('', v.device) and r.jti = ''
+            and r.at >= v.registered_at and (r.until is null or r.until > now()))
+  returning v.device),
+gone as (
+  delete from nudge.due d using revoked r where d.device = r.device),
+claimed as (
+  update nudge.due d
+     set next_at = now() + $3::interval, held_until = now() + $3::interval, attempts = d.attempts + 1,
+         nudge = '` + pushPrefix + `' || replace(gen_random_uuid()::text, '-', '')
+    from picked p join nudge.devices v on v.device = p.device
+   where d.device = p.device and not exists (select from revoked r where r.device = p.device)
+  returning d.device, d.user_id, d.road, v.app, v.environment, v.target, v.target_hash, v.registered_at, d.nudge,
+            d.due_epoch, d.due_lsn, d.due_seq, d.urgency, d.attempts, d.due_since),
+ledger as (
+  insert into nudge.wakes (nudge, device, user_id, road, epoch, lsn, seq, status, sent_at)
+  select nudge, device, user_id, road, due_epoch, due_lsn, due_seq, 'sent', now() from claimed)
+select device, user_id, road, app, environment, target, target_hash, registered_at, nudge,
+       due_epoch, due_lsn, due_seq, urgency, attempts, due_since from claimed`
+
+// unreadable is when a device is tried again whose target no configured key opens.
+const unreadable = time.Hour
+
+// Selection is the due devices that a sender is for.
+type Selection struct {
+	Road        string
+	Environment string   // "": any
+	Apps        []string // devices of these apps
+	Others      bool     // or, instead, of all apps but these
+	Urgency     Urgency  // and only of this urgency or a higher one
+}
+
+// Claim takes up to n of the selected devices whose time has come, the longest overdue first.
+func (s *Store) Claim(ctx context.Context, of Selection, n int) ([]Due, error) {
+	apps := of.Apps
+	if apps == nil {
+		apps = []string{}
+	}
+	var out []Due
+	var sealed [][]byte
+	err := attempts(ctx, func(ctx context.Context) error {
+		out, sealed = nil, nil
+		rows, err := s.cfg.Pool.Query(ctx, claimSQL, of.Road, n, Lease, of.Urgency, of.Environment, apps, of.Others)
+		if err != nil {
+			return err
+		}
+		var d Due
+		var target []byte
+		var lsn int64
+		_, err = pgx.ForEachRow(rows, []any{
+			&d.Device, &d.User, &d.Road, &d.App, &d.Environment, &target, &d.Hash, &d.RegisteredAt, &d.Nudge,
+			&d.Head.Epoch, &lsn, &d.Head.Seq, &d.Urgency, &d.Attempts, &d.DueSince,
+		}, func() error {
+			d.Head.LSN = change.LSN(lsn)
+			out, sealed = append(out, d), append(sealed, target)
+			d, target = Due{}, nil
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("claim due devices: %w", err)
+	}
+	readable := out[:0]
+	var lost []Result
+	for i, d := range out {
+		if d.Target, err = s.cfg.Keys.open(d.Device, sealed[i]); err == nil {
+			readable = append(readable, d)
+			continue
+		}
+		s.cfg.Log.Error("a device cannot be pushed to", "device", d.Device, "error", err,
+			"hint", "give the key that sealed it back to push.token_key, behind the present one")
+		lost = append(lost, Result{Device: d.Device, Nudge: d.Nudge, Verdict: Later, Reason: "target_unreadable", After: unreadable})
+	}
+	if len(lost) > 0 {
+		if err := s.Settle(ctx, lost); err != nil {
+			return readable, err
+		}
+	}
+	return readable, nil
+}

@@ -1,0 +1,633 @@
+package push_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nudgesync/nudge/notify/push"
+)
+
+func ios(app string) push.Due {
+	return push.Due{Road: push.APNs, App: app, Environment: push.Production, Urgency: push.Soon}
+}
+
+func lane(s push.Sender, apps ...string) push.Lane {
+	return push.Lane{Name: "apns/T/production", Road: push.APNs, Environment: push.Production, Apps: apps, Sender: s}
+}
+
+// begin moves the bubble's clock, which starts at midnight, off the quarter-hour.
+func begin() { time.Sleep(5 * time.Minute) }
+
+func TestDueDevicesAreSentOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		s.due(300, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(accepts(50*time.Millisecond), "app")}})
+		time.Sleep(30 * time.Second)
+		if n := s.count(push.Sent); n != 300 || len(s.taken()) != 300 {
+			t.Errorf("%d sent in %d results", n, len(s.taken()))
+		}
+		if s.settles > 60 {
+			t.Errorf("%d statements to settle 300", s.settles)
+		}
+		s.mu.Lock()
+		before := s.claims
+		s.mu.Unlock()
+		d := s.due(1, ios("app"))
+		time.Sleep(1100 * time.Millisecond)
+		if last := s.taken()[300]; last.Due.Device != d[0] {
+			t.Errorf("a device that became due later: %v", last.Due.Device)
+		}
+		if n := s.claims - before; n > 3 {
+			t.Errorf("an idle lane claims %d times a second", n)
+		}
+	})
+}
+
+// A store that is away, for claims and for settling, costs time.
+func TestStoreAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		s.due(10, ios("app"))
+		s.fail(errAway)
+		var sent int
+		var mu sync.Mutex
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(context.Context, push.Message) push.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			if sent++; sent == 10 {
+				s.fail(errAway)
+			}
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		}), "app")}})
+		time.Sleep(5 * time.Second)
+		s.fail(nil)
+		time.Sleep(10 * time.Second)
+		s.fail(nil)
+		time.Sleep(10 * time.Second)
+		if sent != 10 || s.count(push.Sent) != 10 {
+			t.Errorf("%d sent, %d settled", sent, s.count(push.Sent))
+		}
+	})
+}
+
+// One provider is dead, one slow, one lies; the fourth keeps its rate.
+func TestIsolation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		hang := sender(func(ctx context.Context, _ push.Message) push.Answer {
+			<-ctx.Done()
+			return push.Broken(ctx.Err())
+		})
+		lanes := []push.Lane{
+			lane(hang, "dead"), lane(accepts(8*time.Second), "slow"), lane(says(push.Answer{Outcome: push.Misconfigured}), "bad"),
+			lane(accepts(100*time.Millisecond), "good"),
+		}
+		for i := range lanes {
+			lanes[i].Name = fmt.Sprint("lane", i)
+			s.due(400, ios(lanes[i].Apps[0]))
+		}
+		run(t, push.Config{Store: s, Lanes: lanes})
+		// 8 workers at 100 ms are 80 a second, so 400 take 5 s, and the first claims are small.
+		time.Sleep(7 * time.Second)
+		sent := map[string]int{}
+		for _, r := range s.taken() {
+			if r.Verdict == push.Sent {
+				sent[r.Due.App]++
+			}
+			if r.Verdict == push.Disabled || r.Verdict == push.Quarantined {
+				t.Errorf("disabled: %+v", r)
+			}
+		}
+		if sent["good"] != 400 {
+			t.Errorf("sent: %v", sent)
+		}
+		time.Sleep(time.Hour)
+		if n := s.count(push.Sent); n != 800 {
+			t.Errorf("%d were sent by those that work, of 800", n)
+		}
+	})
+}
+
+// A run of failures opens the breaker: nothing is sent but one device at a time, and when that one's answer is good
+// all are sent.
+func TestBreakerOfAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		s.due(100, ios("app"))
+		var (
+			mu    sync.Mutex
+			times []time.Time
+			works bool
+		)
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(context.Context, push.Message) push.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			times = append(times, time.Now())
+			if works {
+				return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+			}
+			return push.Answer{Outcome: push.Retry, Reason: "503"}
+		}), "app")}})
+		time.Sleep(10 * time.Minute)
+		mu.Lock()
+		if n := len(times); n < 13 || n > 30 {
+			t.Errorf("%d attempts in ten minutes of an outage", n)
+		}
+		for i, gap := range []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second} {
+			// The probes come after the first ten, which one claim may have made a few more.
+			if probes := times[len(times)-8:]; i < 7 && probes[i+1].Sub(probes[i]) < gap {
+				t.Errorf("probe %d came after %v", i, probes[i+1].Sub(probes[i]))
+			}
+		}
+		works = true
+		mu.Unlock()
+		time.Sleep(15 * time.Minute)
+		if n := s.count(push.Sent); n != 100 {
+			t.Errorf("%d sent after the outage", n)
+		}
+	})
+}
+
+// Wrong credentials stop the lane at the first answer, and cost no device anything but time.
+func TestBreakerOfWrongSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		s.due(100, ios("app"))
+		var logs bytes.Buffer
+		run(t, push.Config{
+			Store: s, Log: slog.New(slog.NewTextHandler(&logs, nil)),
+			Lanes: []push.Lane{lane(says(push.Answer{Outcome: push.Misconfigured, Reason: "InvalidProviderToken", Hint: "check the key"}), "app")},
+		})
+		time.Sleep(50 * time.Second)
+		attempts := 0
+		for _, r := range s.taken() {
+			if r.Attempted {
+				attempts++
+			}
+			if r.Verdict != push.Later || r.Wait < 55*time.Second {
+				t.Errorf("%v, wait %v", r.Verdict, r.Wait)
+			}
+		}
+		if attempts > 8 { // as many as there are workers
+			t.Errorf("%d attempts", attempts)
+		}
+		time.Sleep(time.Minute)
+		if n := strings.Count(logs.String(), "breaker is open"); n != 2 || !strings.Contains(logs.String(), "check the key") {
+			t.Errorf("the log says so %d times in two minutes:\n%s", n, &logs)
+		}
+	})
+}
+
+// A wrong environment makes every token bad: the breaker opens before a single device is disabled.
+func TestNoMassDisable(t *testing.T) {
+	for _, pushes := range []int{0, 1000} { // that were accepted before
+		t.Run(fmt.Sprint(pushes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin()
+				s := newMemory()
+				bad := push.Answer{Outcome: push.Disable, Reason: "BadDeviceToken", Doubt: true}
+				var mu sync.Mutex
+				sent, wrong := 0, pushes == 0
+				run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(context.Context, push.Message) push.Answer {
+					time.Sleep(20 * time.Millisecond)
+					mu.Lock()
+					defer mu.Unlock()
+					if sent++; wrong {
+						return bad
+					}
+					return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+				}), "app")}})
+				s.due(pushes, ios("app"))
+				time.Sleep(time.Minute)
+				mu.Lock()
+				wrong, sent = true, 0
+				mu.Unlock()
+				s.due(1000, ios("app"))
+				time.Sleep(time.Hour)
+				mu.Lock()
+				defer mu.Unlock()
+				if s.count(push.Disabled) != 0 || s.count(push.Sent) != pushes {
+					t.Errorf("%d disabled, %d sent", s.count(push.Disabled), s.count(push.Sent))
+				}
+				if sent > 30 {
+					t.Errorf("%d bad tokens were sent in an hour", sent)
+				}
+			})
+		})
+	}
+}
+
+// A bad token now and then is disabled, though not at once.
+func TestSingleBadTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(_ context.Context, m push.Message) push.Answer {
+			if m.Target.Value == "bad" {
+				return push.Answer{Outcome: push.Disable, Reason: "BadDeviceToken", Doubt: true}
+			}
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		}), "app")}})
+		for range 20 {
+			s.due(30, ios("app"))
+			bad := ios("app")
+			bad.Target = push.Target{Kind: "token", Value: "bad"}
+			s.due(1, bad)
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(15 * time.Second)
+		if s.count(push.Disabled) != 20 || s.count(push.Sent) != 600 {
+			t.Errorf("%d disabled, %d sent", s.count(push.Disabled), s.count(push.Sent))
+		}
+		for _, r := range s.taken() {
+			if took := time.Since(r.SentAt); r.Verdict == push.Disabled && took < 10*time.Second {
+				t.Errorf("disabled after %v", took)
+			}
+		}
+	})
+}
+
+// A 410 that is older than the registration is about another installation.
+func TestGoneBeforeRegistration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		at := time.Now()
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(says(push.Answer{Outcome: push.Disable, Reason: "Unregistered", Gone: at}), "app")}})
+		old, fresh := ios("app"), ios("app")
+		old.RegisteredAt, fresh.RegisteredAt = at.Add(-time.Millisecond), at.Add(time.Millisecond)
+		s.due(1, old)
+		s.due(1, fresh)
+		time.Sleep(2 * time.Second)
+		for _, r := range s.taken() {
+			if want := r.Due.RegisteredAt.Before(at); (r.Verdict == push.Disabled) != want {
+				t.Errorf("registered %v after the 410: %v", r.Due.RegisteredAt.Sub(at), r.Verdict)
+			}
+		}
+		if len(s.taken()) < 2 {
+			t.Error("not settled")
+		}
+	})
+}
+
+func TestWaits(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		answer      push.Answer
+		floor       time.Duration
+		attempts    int
+		since       time.Duration
+		least, most time.Duration
+	}{
+		{"first retry", push.Answer{}, time.Second, 0, 0, time.Second, 3 * time.Second},
+		{"fifth retry", push.Answer{}, time.Second, 4, time.Minute, time.Second, 33 * time.Second},
+		{"no more than ten minutes", push.Answer{}, time.Second, 19, time.Minute, time.Second, 601 * time.Second},
+		{"Google's floor", push.Answer{}, 10 * time.Second, 0, 0, 10 * time.Second, 30 * time.Second},
+		{"after an hour, slowly", push.Answer{}, time.Second, 0, 61 * time.Minute, 30 * time.Minute, time.Hour},
+		{"asked for", push.Answer{RetryAfter: 7 * time.Minute}, time.Second, 0, 0, 7 * time.Minute, 8 * time.Minute},
+		{"not believed", push.Answer{RetryAfter: 1e6 * time.Hour}, time.Second, 0, 0, 6 * time.Hour, 7 * time.Hour},
+		{"too many to a token", push.Answer{Outcome: push.Throttled}, time.Second, 0, 0, time.Minute, 67 * time.Second},
+		{"again", push.Answer{Outcome: push.Throttled}, time.Second, 2, 0, 4 * time.Minute, 5 * time.Minute},
+		{"too many of a project", push.Answer{Outcome: push.SlowDown}, time.Second, 0, 0, time.Minute, 90 * time.Second},
+		{"our fault", push.Answer{Outcome: push.Fault}, time.Second, 0, 0, 15 * time.Minute, 20 * time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin()
+				s := newMemory()
+				l := lane(says(c.answer), "app")
+				l.Floor = c.floor
+				d := ios("app")
+				d.Attempts = c.attempts
+				name := s.due(1, d)[0]
+				s.devices[name].DueSince = time.Now().Add(-c.since)
+				run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
+				time.Sleep(100 * time.Millisecond)
+				if r := s.taken(); len(r) != 1 || r[0].Verdict != push.Later || r[0].Wait < c.least || r[0].Wait > c.most {
+					t.Errorf("%+v, want a wait of %v to %v", r, c.least, c.most)
+				}
+			})
+		})
+	}
+}
+
+// A large fan-out takes its time: the rate grows for a minute.
+func TestRamp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		l := lane(accepts(time.Millisecond), "app")
+		l.Rate = 1000
+		s.due(20_000, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
+		for _, c := range []struct {
+			after         time.Duration
+			least, atMost int
+		}{
+			{time.Second, 190, 260}, {10 * time.Second, 2200, 3000}, {19 * time.Second, 11_000, 13_000},
+		} {
+			time.Sleep(c.after)
+			if n := s.count(push.Sent); n < c.least || n > c.atMost {
+				t.Errorf("after another %v: %d sent, want %d to %d", c.after, n, c.least, c.atMost)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		if n := s.count(push.Sent); n != 20_000 {
+			t.Errorf("%d sent after 50 s", n)
+		}
+	})
+}
+
+// In the minutes around a quarter-hour a large fan-out stands still, but for what is urgent.
+func TestQuarterHours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(13 * time.Minute)
+		s := newMemory()
+		l := lane(accepts(time.Millisecond), "app")
+		l.Rate, l.Ramp = 100, -1
+		s.due(20_000, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
+		time.Sleep(75 * time.Second) // what was claimed before 14:00 is sent
+		before := s.count(push.Sent)
+		urgent := ios("app")
+		urgent.Urgency = push.Now
+		s.due(3, urgent)
+		time.Sleep(100 * time.Second)
+		if n := s.count(push.Sent); n != before+3 {
+			t.Errorf("%d sent around :15, want the 3 that are urgent", n-before)
+		}
+		time.Sleep(20 * time.Second)
+		if n := s.count(push.Sent); n < before+200 {
+			t.Errorf("%d sent, it does not go on after :16", n-before)
+		}
+	})
+}
+
+// What is not large goes at any time.
+func TestQuarterHoursOfFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory()
+		s.due(100, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(accepts(time.Millisecond), "app")}})
+		time.Sleep(2 * time.Second)
+		if n := s.count(push.Sent); n != 100 {
+			t.Errorf("%d sent at midnight", n)
+		}
+	})
+}
+
+// "Too many" of a project slows the lane down, and it recovers.
+func TestSlowDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		l := lane(nil, "app")
+		var mu sync.Mutex
+		var sent []time.Time
+		refuse := true
+		l.Rate, l.Ramp, l.Sender = 1000, -1, sender(func(context.Context, push.Message) push.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			sent = append(sent, time.Now())
+			if refuse {
+				return push.Answer{Outcome: push.SlowDown, Reason: "QUOTA_EXCEEDED"}
+			}
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		})
+		s.due(20_000, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
+		time.Sleep(30 * time.Second)
+		mu.Lock()
+		late := 0
+		for _, at := range sent {
+			if time.Since(at) < 5*time.Second {
+				late++
+			}
+		}
+		if late > 500 {
+			t.Errorf("%d in 5 s, after half a minute of refusals", late)
+		}
+		refuse = false
+		mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		if n := s.count(push.Sent); n != 20_000 {
+			t.Errorf("%d sent", n)
+		}
+	})
+}
+
+// Nothing is sent whose answer could not be settled within the lease.
+func TestLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		slow := make(chan time.Duration, 1)
+		slow <- 5 * time.Millisecond
+		var mu sync.Mutex
+		claimed := map[string]time.Time{}
+		l := lane(sender(func(ctx context.Context, m push.Message) push.Answer {
+			mu.Lock()
+			if len(claimed) == 300 { // after hundreds of quick answers hundreds are claimed at once
+				select {
+				case <-slow:
+				default:
+				}
+				slow <- 9 * time.Second
+			}
+			claimed[m.Nudge] = time.Now()
+			mu.Unlock()
+			took := <-slow
+			slow <- took
+			time.Sleep(took)
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		}), "app")
+		s.due(2000, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
+		time.Sleep(5 * time.Minute)
+		unsent := 0
+		for _, r := range s.taken() {
+			if !r.Attempted {
+				unsent++
+			}
+		}
+		if unsent == 0 {
+			t.Error("nothing was let go")
+		}
+		seen := map[string]int{}
+		for _, r := range s.taken() {
+			if r.Attempted {
+				seen[r.Due.Device]++
+			}
+		}
+		for d, n := range seen {
+			if n != 1 {
+				t.Errorf("%s was sent to %d times", d, n)
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(claimed) > s.count(push.Sent)+8 {
+			t.Errorf("%d were sent and %d settled", len(claimed), s.count(push.Sent))
+		}
+	})
+}
+
+// A stop settles what is on its way, gives back what was not sent, and ends in time though the provider hangs.
+func TestStop(t *testing.T) {
+	for name, took := range map[string]time.Duration{"answered": time.Second, "hangs": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin()
+				s := newMemory()
+				s.due(30, ios("app"))
+				_, stop := run(t, push.Config{Store: s, Lanes: []push.Lane{lane(accepts(took), "app")}})
+				time.Sleep(100 * time.Millisecond)
+				began := time.Now()
+				stop()
+				if d := time.Since(began); d > 5*time.Second {
+					t.Errorf("stopping took %v", d)
+				}
+				want := map[bool]int{true: 8, false: 0}[took < time.Minute]
+				claimed := 0
+				s.mu.Lock()
+				for _, r := range s.devices {
+					if !r.next.IsZero() && r.next.After(time.Now().Add(10*time.Second)) {
+						claimed++
+					}
+				}
+				s.mu.Unlock()
+				if s.count(push.Sent) != want || claimed != 0 {
+					t.Errorf("%d sent, %d still claimed", s.count(push.Sent), claimed)
+				}
+			})
+		})
+	}
+}
+
+// A device of an app that nobody sends for stays due, and the log says once what to do.
+func TestUnknownApp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		s.due(50, ios("stranger"))
+		s.due(1, push.Due{Road: push.WebPush, App: "web"})
+		var logs bytes.Buffer
+		run(t, push.Config{
+			Store: s, Log: slog.New(slog.NewTextHandler(&logs, nil)),
+			Lanes: []push.Lane{lane(accepts(0), "app")},
+		})
+		time.Sleep(2 * time.Minute)
+		for _, r := range s.taken() {
+			if r.Verdict != push.Later || r.Reason != "unknown_app" {
+				t.Errorf("%+v", r)
+			}
+		}
+		if n := len(s.taken()); n != 51 {
+			t.Errorf("%d settled", n)
+		}
+		if n := strings.Count(logs.String(), "unknown_app"); n != 2 || !strings.Contains(logs.String(), "stranger") {
+			t.Errorf("the log says so %d times, want once for each app:\n%s", n, &logs)
+		}
+	})
+}
+
+// What is urgent carries the app's text, if it has one.
+func TestAlerts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		var mu sync.Mutex
+		got := map[string]push.Message{}
+		run(t, push.Config{
+			Store: s, Alerts: map[string]push.Alert{"app": {TitleLocKey: "T", BodyLocKey: "B"}},
+			Lanes: []push.Lane{lane(sender(func(_ context.Context, m push.Message) push.Answer {
+				mu.Lock()
+				defer mu.Unlock()
+				got[fmt.Sprint(m.App, m.Urgency)] = m
+				return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+			}), "app", "other")},
+		})
+		for _, app := range []string{"app", "other"} {
+			for _, u := range []int{push.Lazy, push.Soon, push.Now} {
+				d := ios(app)
+				d.Urgency = u
+				s.due(1, d)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		for k, m := range got {
+			if (m.Alert != nil) != (k == "app2") || m.TTL != 24*time.Hour || m.Nudge == "" {
+				t.Errorf("%s: %+v", k, m)
+			}
+		}
+		if len(got) != 6 {
+			t.Errorf("%d sent", len(got))
+		}
+	})
+}
+
+func TestWake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		d, _ := run(t, push.Config{Store: s, Poll: time.Hour, Lanes: []push.Lane{lane(accepts(0), "app")}})
+		time.Sleep(time.Second)
+		s.due(1, ios("app"))
+		d.Wake()
+		synctest.Wait()
+		if len(s.taken()) != 1 {
+			t.Error("not sent")
+		}
+	})
+}
+
+// No token is shown, whatever prints it.
+func TestTargetsAreRedacted(t *testing.T) {
+	d := push.Due{Device: "d", Target: push.Target{Kind: "token", Value: "SECRET", P256dh: "SECRET", Auth: "SECRET"}}
+	var out bytes.Buffer
+	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+		slog.New(h).Info("x", "target", d.Target, "due", d, "pointer", &d, "result", push.Result{Due: d}, "message", push.Message{Target: d.Target})
+	}
+	fmt.Fprintf(&out, "%v %+v %#v %s %q %v", d, d, d, d.Target, d.Target, &d)
+	if err := json.NewEncoder(&out).Encode(push.Result{Due: d}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "SECRET") || !strings.Contains(out.String(), "redacted token") {
+		t.Error(out.String())
+	}
+}
+
+func TestValidate(t *testing.T) {
+	m, s := (*push.Metrics)(nil), says(push.Answer{})
+	for name, cfg := range map[string]push.Config{
+		"nothing":     {},
+		"no metrics":  {Store: newMemory(), Log: slog.Default(), Metrics: m},
+		"short lease": {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lease: 20 * time.Second},
+		"no sender":   {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{{Name: "a", Road: "apns"}}},
+		"same name":   {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{lane(s, "a"), lane(s, "b")}},
+		"same app": {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{
+			lane(s, "a"), {Name: "b", Road: push.APNs, Environment: push.Production, Apps: []string{"a"}, Sender: s},
+		}},
+		"no workers": {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{{Name: "a", Road: "apns", Sender: s, Workers: -1}}},
+	} {
+		if _, err := push.New(cfg); err == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+}
