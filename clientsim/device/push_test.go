@@ -134,7 +134,7 @@ func TestRegister(t *testing.T) {
 	if err := d.Woken(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	r := wire.Registration{Road: wire.RoadFCM, Target: &wire.Target{Kind: wire.TargetToken, Value: "t0"}, App: "com.example.app"}
+	r := wire.Registration{Road: wire.RoadFCM, Target: &wire.Target{Kind: wire.KindToken, Value: "t0"}, App: "com.example.app"}
 	if err := d.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
