@@ -75,10 +75,7 @@ func (m *member) sleep(ctx context.Context, dev *device.Device) error {
 		return ended(ctx, err)
 	}
 	m.tracker.connected()
-	m.asleep.app.Lock()
-	err := dev.Woken(ctx, "")
-	m.asleep.app.Unlock()
-	if err != nil {
+	if err := m.work(ctx, dev, ""); err != nil {
 		return ended(ctx, err)
 	}
 	m.dev.Store(dev)
@@ -167,11 +164,12 @@ func (m *member) work(ctx context.Context, dev *device.Device, nudge string) err
 	defer m.asleep.busy.Add(-1)
 	m.asleep.app.Lock()
 	defer m.asleep.app.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, workTime)
+	limited, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
-	m.sim.pushes.heard(m, time.Now())
-	err := dev.Woken(ctx, nudge)
-	m.sim.pushes.heard(m, time.Now())
+	err := dev.Woken(limited, nudge)
+	if nudge == "" {
+		m.sim.pushes.heard(m, time.Now())
+	}
 	if err != nil {
 		m.tracker.doubt()
 	}

@@ -34,11 +34,13 @@ type options struct {
 	roads     []string // the n-th device of every user hears by the n-th of them
 	providers string
 	errors    float64 // share of pushes that the providers fail
-	rotations float64 // share of sleeping devices whose token changes in the run
+	budgets   map[string]string
+	apart     map[string]time.Duration // budgets, parsed
+	rotations float64                  // share of sleeping devices whose token changes in the run
 }
 
 func defaults() *options {
-	return &options{users: 200, devices: 3, rate: 200, duration: 30 * time.Second, settle: 15 * time.Second, roads: []string{socket}}
+	return &options{users: 200, devices: 3, rate: 200, duration: 30 * time.Second, settle: 15 * time.Second, roads: []string{socket}, budgets: budgets()}
 }
 
 func (o *options) bind(f *pflag.FlagSet) {
@@ -54,6 +56,7 @@ func (o *options) bind(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.roads, "roads", o.roads, "how a user's devices hear, one after the other: socket, apns, fcm, webpush")
 	f.StringVar(&o.providers, "providers", "", "control URL of the simulated providers (clientsim providers), for roads other than socket")
 	f.Float64Var(&o.errors, "provider-errors", 0, "share of the pushes that the providers fail while there are writes")
+	f.StringToStringVar(&o.budgets, "budgets", o.budgets, "the least time between two pushes to a device, by road: the server's push.budget")
 	f.Float64Var(&o.rotations, "rotations", 0, "share of the devices without a socket whose token changes in the run")
 	f.Uint64Var(&o.seed, "seed", 0, "makes devices and writes behave alike; 0 picks one and says which")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
@@ -84,6 +87,17 @@ func (o *options) validate() error {
 		return errors.New("--provider-errors: want 0 to 1")
 	case o.rotations < 0 || o.rotations > 1:
 		return errors.New("--rotations: want 0 to 1")
+	}
+	o.apart = map[string]time.Duration{}
+	for road, text := range budgets() {
+		if own, ok := o.budgets[road]; ok {
+			text = own
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 {
+			return fmt.Errorf("--budgets: %s: want a duration, such as 20m, not %q", road, text)
+		}
+		o.apart[road] = d
 	}
 	for _, road := range o.roads {
 		if _, push := platforms[road]; road != socket && !push {

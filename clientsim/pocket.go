@@ -154,6 +154,19 @@ func (p *pocket) answers(ctx context.Context, n int64) ([]provider.Entry, error)
 	return entries, err
 }
 
+// failed returns how many requests each provider was made to fail, since it began.
+func (p *pocket) failed(ctx context.Context) (map[provider.Name]int64, error) {
+	var stats map[provider.Name]map[string]int64
+	if err := p.call(ctx, http.MethodGet, "/stats", nil, &stats); err != nil {
+		return nil, err
+	}
+	failed := map[provider.Name]int64{}
+	for name, counts := range stats {
+		failed[name] = counts[provider.EventFault]
+	}
+	return failed, nil
+}
+
 func (p *pocket) call(ctx context.Context, method, path string, body, into any) error {
 	var in io.Reader = http.NoBody
 	if body != nil {

@@ -8,20 +8,23 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nudgesync/nudge/clientsim/provider"
 	"github.com/nudgesync/nudge/server/wire"
 )
 
-// apart is how far apart two pushes to a device are that asked for nothing in between (the budgets of PUSH.md).
-var apart = map[string]time.Duration{
-	wire.RoadAPNs: 20 * time.Minute, wire.RoadFCM: 3 * time.Minute, wire.RoadWebPush: 3 * time.Minute,
+// budgets are how far apart two pushes to a device are, unless its app asked for something by itself in between: what
+// a server that leaves push.budget as it is keeps to.
+func budgets() map[string]string {
+	return map[string]string{wire.RoadAPNs: "20m", wire.RoadFCM: "3m", wire.RoadWebPush: "3m"}
 }
 
-// slack is how much a push may be early: two machines' clocks, and the way there.
-const slack = 5 * time.Second
+// slack is how much a push may be early: the one before may have taken long on its way.
+const slack = time.Second
 
 // pushes is what is known of the pushes of a run. Safe for concurrent use.
 type pushes struct {
-	toOrigin atomic.Int64 // whose only cause can be the device's own write; a lower bound
+	apart    map[string]time.Duration // the budgets
+	toOrigin atomic.Int64             // whose only cause can be the device's own write; a lower bound
 
 	mu       sync.Mutex
 	roads    map[string]*roadStats
@@ -36,6 +39,7 @@ type roadStats struct {
 	Devices  int   `json:"devices"`
 	Accepted int64 `json:"accepted"`
 	Refused  int64 `json:"refused"`
+	Failed   int64 `json:"failed"` // by --provider-errors
 	Woken    int64 `json:"woken"`
 	Most     int   `json:"most_a_device"`
 	Early    int64 `json:"past_the_budget"` // accepted too soon after the one before
@@ -45,7 +49,7 @@ type roadStats struct {
 type phoneStats struct {
 	accepted int
 	last     time.Time   // of the last push that was accepted
-	heard    []time.Time // when the device asked since
+	heard    []time.Time // when its app asked by itself since
 }
 
 // jump is a move of the simulated clock: what it shows from then on is by that much ahead.
@@ -54,8 +58,8 @@ type jump struct {
 	ahead time.Duration
 }
 
-func newPushes() *pushes {
-	return &pushes{roads: map[string]*roadStats{}, phones: map[*member]*phoneStats{}}
+func newPushes(apart map[string]time.Duration) *pushes {
+	return &pushes{apart: apart, roads: map[string]*roadStats{}, phones: map[*member]*phoneStats{}}
 }
 
 func (p *pushes) road(name string) *roadStats {
@@ -83,7 +87,7 @@ func (p *pushes) woke(m *member) {
 	p.road(m.road).Woken++
 }
 
-// heard notes that the device asked the server for something.
+// heard notes that the app asked the server for something without a push: its platform lets it be woken again.
 func (p *pushes) heard(m *member, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,7 +123,7 @@ func (p *pushes) answered(m *member, status int, at time.Time) {
 		}
 	}
 	ph.heard = kept
-	if !ph.last.IsZero() && !asked && at.Sub(ph.last) < apart[m.road]-slack {
+	if !ph.last.IsZero() && !asked && at.Sub(ph.last) < p.apart[m.road]-slack {
 		r.Early++
 	}
 	ph.last = at
@@ -233,7 +237,7 @@ func (p *pushSummary) ok() bool {
 	return p.ToOrigin == 0 && p.Missed == ""
 }
 
-func (p *pushes) summary(members []*member) *pushSummary {
+func (p *pushes) summary(members []*member, failed map[provider.Name]int64) *pushSummary {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	sum := &pushSummary{Roads: map[string]*roadStats{}, ToOrigin: p.toOrigin.Load()}
@@ -244,6 +248,7 @@ func (p *pushes) summary(members []*member) *pushSummary {
 	}
 	for name, r := range p.roads {
 		road := *r
+		road.Failed = failed[provider.Name(name)] // roads and providers have the same names
 		sum.Roads[name] = &road
 	}
 	if n := len(p.jumps); n > 0 {

@@ -19,7 +19,11 @@ func TestPushesPastTheBudget(t *testing.T) {
 	}{
 		"apart": {wire.RoadAPNs, func(p *pushes, m *member) { p.answered(m, 200, at(0)); p.answered(m, 200, at(20)) }, 0},
 		"soon":  {wire.RoadAPNs, func(p *pushes, m *member) { p.answered(m, 200, at(0)); p.answered(m, 200, at(19)) }, 1},
-		"fcm":   {wire.RoadFCM, func(p *pushes, m *member) { p.answered(m, 200, at(0)); p.answered(m, 200, at(3)); p.answered(m, 201, at(4)) }, 1},
+		"fcm": {wire.RoadFCM, func(p *pushes, m *member) {
+			p.answered(m, 200, at(0))
+			p.answered(m, 200, at(3))
+			p.answered(m, 201, at(4))
+		}, 1},
 		"asked in between": {wire.RoadAPNs, func(p *pushes, m *member) {
 			p.answered(m, 200, at(0))
 			p.heard(m, at(1))
@@ -31,7 +35,11 @@ func TestPushesPastTheBudget(t *testing.T) {
 			p.answered(m, 200, at(0))
 			p.answered(m, 200, at(1))
 		}, 1},
-		"refused": {wire.RoadAPNs, func(p *pushes, m *member) { p.answered(m, 200, at(0)); p.answered(m, 503, at(1)); p.answered(m, 200, at(21)) }, 0},
+		"refused": {wire.RoadAPNs, func(p *pushes, m *member) {
+			p.answered(m, 200, at(0))
+			p.answered(m, 503, at(1))
+			p.answered(m, 200, at(21))
+		}, 0},
 		"the clock jumped": {wire.RoadAPNs, func(p *pushes, m *member) {
 			p.answered(m, 200, at(0))
 			p.jumped(at(31), 30*time.Minute)
@@ -41,9 +49,13 @@ func TestPushesPastTheBudget(t *testing.T) {
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, m := newPushes(), &member{road: tt.road}
+			o := defaults()
+			if err := o.validate(); err != nil {
+				t.Fatal(err)
+			}
+			p, m := newPushes(o.apart), &member{road: tt.road}
 			tt.play(p, m)
-			sum := p.summary([]*member{m})
+			sum := p.summary([]*member{m}, nil)
 			if got := sum.Roads[tt.road].Early; got != tt.want {
 				t.Errorf("%d past the budget, want %d", got, tt.want)
 			}

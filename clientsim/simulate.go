@@ -84,7 +84,7 @@ func newSimulation(ctx context.Context, opts *options, t target) (*simulation, e
 			s.close()
 			return nil, err
 		}
-		s.pushes = newPushes()
+		s.pushes = newPushes(opts.apart)
 	}
 	if s.people, err = populate(ctx, pool, opts.users); err != nil {
 		s.close()
@@ -287,5 +287,15 @@ func (s *simulation) judge(ctx context.Context) (*summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.summarise(truth, held), nil
+	sum := s.summarise(truth, held)
+	if s.pushes == nil {
+		return sum, nil
+	}
+	failed, err := s.pocket.failed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sum.Push = s.pushes.summary(s.members, failed)
+	sum.OK = sum.OK && sum.Push.ok()
+	return sum, nil
 }

@@ -117,10 +117,6 @@ func (s *simulation) summarise(truth *oracle.Truth, held []oracle.Held) *summary
 	sum.Applied.Count, sum.Applied.Max = h.TotalCount(), h.Max()
 	sum.Applied.P50, sum.Applied.P95, sum.Applied.P99 = h.ValueAtQuantile(50), h.ValueAtQuantile(95), h.ValueAtQuantile(99)
 	sum.OK = len(sum.Stale)+len(sum.Torn)+len(sum.Leaked)+len(sum.Stopped)+sum.NotExpired == 0 && sum.Commits > 0
-	if s.pushes != nil {
-		sum.Push = s.pushes.summary(s.members)
-		sum.OK = sum.OK && sum.Push.ok()
-	}
 	return sum
 }
 

@@ -39,8 +39,8 @@ func (sum *summary) text() string {
 	if p := sum.Push; p != nil {
 		for _, name := range slices.Sorted(maps.Keys(p.Roads)) {
 			r := p.Roads[name]
-			line(name, "%d devices, %d pushes accepted (at most %d a device), %d refused, %d apps woken",
-				r.Devices, r.Accepted, r.Most, r.Refused, r.Woken)
+			line(name, "%d devices, %d pushes accepted (at most %d a device), %d refused, %d failed, %d apps woken",
+				r.Devices, r.Accepted, r.Most, r.Refused, r.Failed, r.Woken)
 		}
 		line("phones' clock", "moved on by %v while all settled", time.Duration(p.Advanced*float64(time.Second)))
 		if p.Missed != "" {
