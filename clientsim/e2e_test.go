@@ -35,7 +35,7 @@ func TestRealServer(t *testing.T) {
 
 // `nudge serve` is killed and restarted twice in mid-run.
 func TestChaosRestart(t *testing.T) {
-	s := startServe(t, program(t, ""))
+	s := startServe(t, program(t, ""), "", nil)
 	done := make(chan struct{})
 	killed := make(chan int, 1)
 	go func() {
@@ -64,6 +64,58 @@ func TestChaosRestart(t *testing.T) {
 	if n := number(t, out, `\((\d+) reconnects\)`); n < 180 {
 		t.Errorf("%d reconnects of 180 devices that were cut twice", n)
 	}
+}
+
+// Devices without a socket hear by push, though providers fail, tokens change and the server is killed: every one of
+// them is up to date in the end, nobody was pushed to past its budget or for what it wrote itself.
+func TestChaosPush(t *testing.T) {
+	p, yaml, files := startProviders(t)
+	s := startServe(t, program(t, ""), yaml, files)
+	size := struct{ users, rate, duration, settle string }{"60", "30", "12s", "90s"}
+	kills, between := 1, 5*time.Second
+	if os.Getenv("NUDGE_LONG") != "" {
+		size = struct{ users, rate, duration, settle string }{"2000", "100", "120s", "180s"}
+		kills, between = 3, 30*time.Second
+	}
+	done := make(chan struct{})
+	killed := make(chan int, 1)
+	go func() {
+		n := 0
+		for range kills {
+			select {
+			case <-done:
+			case <-time.After(between):
+				s.stop(syscall.SIGKILL)
+				s.start()
+				n++
+			}
+		}
+		killed <- n
+	}()
+	code, out := s.clientsim("--users", size.users, "--devices", "3", "--rate", size.rate, "--duration", size.duration,
+		"--settle", size.settle, "--roads", "socket,apns,fcm", "--providers", p.ControlURL, "--provider-errors", "0.05",
+		"--rotations", "0.1")
+	close(done)
+	if n := <-killed; n != kills {
+		t.Errorf("killed %d times", n)
+	}
+	if code != exitOK {
+		for _, m := range regexp.MustCompile(`device (\S+) of user (\d+)`).FindAllStringSubmatch(out, 3) {
+			t.Log(s.explain(m[2], m[1]))
+		}
+		t.Fatalf("exit code %d\n%s", code, out)
+	}
+	wants(t, out, "stale devices: 0\n", "mismatched rows: 0\n", "torn transactions: 0\n", "leaked rows: 0\n",
+		"pushes past a budget: 0\n", "pushes to the origin: 0\n")
+	for _, road := range []string{"apns", "fcm"} {
+		if n := number(t, out, road+`: +\d+ devices, (\d+) pushes accepted`); n == 0 {
+			t.Errorf("nothing was pushed by %s", road)
+		}
+		if n := number(t, out, road+`: .* (\d+) failed,`); n == 0 {
+			t.Errorf("%s never failed", road)
+		}
+	}
+	t.Log(out)
 }
 
 // The oracle can fail: a server with a planted bug is found out, and what it did is named.

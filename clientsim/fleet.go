@@ -83,8 +83,10 @@ type member struct {
 	person  *person
 	id      string
 	kind    behaviour
+	road    string // how it hears: by its socket, or by pushes of one provider
 	lives   []life
 	tracker tracker
+	asleep  asleep // of a member without a socket
 
 	dev     atomic.Pointer[device.Device] // nil while it is away
 	synced  chan struct{}                 // closed once it has shown everything for the first time
@@ -109,7 +111,8 @@ func (s *simulation) enlist() {
 			kind := kinds[len(s.members)]
 			m := &member{
 				sim: s, person: p, kind: kind, lives: lives(rng, kind), synced: make(chan struct{}), ended: make(chan struct{}),
-				id: fmt.Sprintf("sim-%s-%d", p.id, n), state: device.NewState(),
+				id: fmt.Sprintf("sim-%s-%d", p.id, n), state: device.NewState(), road: s.opts.roads[n%len(s.opts.roads)],
+				asleep: newAsleep(),
 			}
 			p.members = append(p.members, m)
 			s.members = append(s.members, m)
@@ -175,8 +178,12 @@ func (m *member) live(ctx context.Context, to float64) error {
 			cancel()
 		})
 	}
-	m.dev.Store(dev)
-	err = dev.Run(ctx)
+	if m.road == socket {
+		m.dev.Store(dev)
+		err = dev.Run(ctx)
+	} else {
+		err = m.sleep(ctx, dev)
+	}
 	m.dev.Store(nil)
 	m.tracker.left()
 	return err
@@ -188,10 +195,15 @@ func (m *member) current() *device.State {
 	return m.state
 }
 
-// pull asks the device for a pull, if it is running.
+// pull asks the device for the pull that follows its own write, if it is running.
 func (m *member) pull() {
-	if dev := m.dev.Load(); dev != nil {
-		dev.Wrote()
+	dev := m.dev.Load()
+	if dev == nil {
+		return
+	}
+	dev.Wrote()
+	if m.road != socket {
+		m.asleep.ring()
 	}
 }
 
@@ -201,7 +213,8 @@ func (m *member) quiet() bool {
 		return true
 	}
 	dev := m.dev.Load()
-	return m.last.Load() && dev != nil && dev.Idle() && m.tracker.waiting() == 0
+	idle := dev != nil && (m.road != socket && m.asleep.idle() || dev.Idle())
+	return m.last.Load() && idle && m.tracker.waiting() == 0
 }
 
 func (m *member) halted() error {

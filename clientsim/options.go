@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -29,10 +30,17 @@ type options struct {
 	json     bool
 	quiet    bool
 	report   string
+
+	roads     []string // the n-th device of every user hears by the n-th of them
+	providers string
+	errors    float64 // share of pushes that the providers fail
+	budgets   map[string]string
+	apart     map[string]time.Duration // budgets, parsed
+	rotations float64                  // share of sleeping devices whose token changes in the run
 }
 
 func defaults() *options {
-	return &options{users: 200, devices: 3, rate: 200, duration: 30 * time.Second, settle: 15 * time.Second}
+	return &options{users: 200, devices: 3, rate: 200, duration: 30 * time.Second, settle: 15 * time.Second, roads: []string{socket}, budgets: budgets()}
 }
 
 func (o *options) bind(f *pflag.FlagSet) {
@@ -45,6 +53,11 @@ func (o *options) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.admin, "admin", "", "URL of the admin listener; without it no cursor expires in the run")
 	f.StringVar(&o.dsn, "dsn", "", "the app's database, to write to and to compare with")
 	f.StringVar(&o.keyFile, "signing-key-file", "", "file with the HS256 key that the server accepts tokens of")
+	f.StringSliceVar(&o.roads, "roads", o.roads, "how a user's devices hear, one after the other: socket, apns, fcm, webpush")
+	f.StringVar(&o.providers, "providers", "", "control URL of the simulated providers (clientsim providers), for roads other than socket")
+	f.Float64Var(&o.errors, "provider-errors", 0, "share of the pushes that the providers fail while there are writes")
+	f.StringToStringVar(&o.budgets, "budgets", o.budgets, "the least time between two pushes to a device, by road: the server's push.budget")
+	f.Float64Var(&o.rotations, "rotations", 0, "share of the devices without a socket whose token changes in the run")
 	f.Uint64Var(&o.seed, "seed", 0, "makes devices and writes behave alike; 0 picks one and says which")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress")
@@ -68,6 +81,28 @@ func (o *options) validate() error {
 		return errors.New("--settle: want 0 or more")
 	case o.against != "" && (o.dsn == "" || o.keyFile == ""):
 		return errors.New("--against: want --dsn and --signing-key-file too")
+	case len(o.roads) == 0:
+		return errors.New("--roads: want at least one")
+	case o.errors < 0 || o.errors > 1:
+		return errors.New("--provider-errors: want 0 to 1")
+	case o.rotations < 0 || o.rotations > 1:
+		return errors.New("--rotations: want 0 to 1")
+	}
+	o.apart = map[string]time.Duration{}
+	for road, text := range budgets() {
+		if own, ok := o.budgets[road]; ok {
+			text = own
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 {
+			return fmt.Errorf("--budgets: %s: want a duration, such as 20m, not %q", road, text)
+		}
+		o.apart[road] = d
+	}
+	for _, road := range o.roads {
+		if _, push := platforms[road]; road != socket && !push {
+			return fmt.Errorf("--roads: %q is not socket, apns, fcm or webpush", road)
+		}
 	}
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -91,6 +126,10 @@ type target struct {
 	Admin   string `json:"admin"`
 	DSN     string `json:"dsn"`
 	KeyFile string `json:"signing_key_file"`
+
+	Providers struct {
+		Control string `json:"control"`
+	} `json:"providers"`
 }
 
 // target reads dev.json, unless --against is given; flags win over the file.
@@ -115,10 +154,13 @@ func (o *options) target() (target, error) {
 	for _, flag := range []struct {
 		value string
 		field *string
-	}{{o.against, &t.URL}, {o.admin, &t.Admin}, {o.dsn, &t.DSN}, {o.keyFile, &t.KeyFile}} {
+	}{{o.against, &t.URL}, {o.admin, &t.Admin}, {o.dsn, &t.DSN}, {o.keyFile, &t.KeyFile}, {o.providers, &t.Providers.Control}} {
 		if flag.value != "" {
 			*flag.field = flag.value
 		}
+	}
+	if slices.ContainsFunc(o.roads, func(r string) bool { return r != socket }) && t.Providers.Control == "" {
+		return t, errors.New("--roads: there is no push without providers: start \"clientsim providers\", configure the server with what it prints, and name it with --providers")
 	}
 	return t, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nudgesync/nudge/clientsim/provider"
 	"github.com/nudgesync/nudge/internal/devpg"
 	"github.com/nudgesync/nudge/internal/devpg/pgtest"
 )
@@ -71,9 +73,35 @@ auth:
 listen: {public: %[3]q, admin: %[4]q}
 `
 
+// pushYAML has the server push to simulated providers.
+const pushYAML = `
+push:
+  grace: 2s
+  token_key_file: token.key
+  apns: [{team: %[1]s, key_id: %[2]s, key_file: apns.p8, topics: [%[3]s], endpoint: %[4]q, ca_file: ca.pem}]
+  fcm: [{project: %[5]s, credentials_file: firebase.json, apps: [%[3]s], endpoint: %[6]q, ca_file: ca.pem}]
+  webpush: {subject: "mailto:ops@example.com", vapid_key_file: vapid.key, allow_hosts: [127.0.0.1], ca_file: ca.pem}
+`
+
+// startProviders starts simulated providers, and returns their part of nudge.yaml and the files that it names.
+func startProviders(t *testing.T) (p *provider.Providers, yaml string, files map[string][]byte) {
+	t.Helper()
+	p, err := provider.Start(context.Background(), provider.Config{LogSize: 200_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	key, account := p.APNsKeys[0], p.Accounts[0]
+	yaml = fmt.Sprintf(pushYAML, key.Team, key.KeyID, app, p.APNsURL, account.Project, p.FCMURL)
+	return p, yaml, map[string][]byte{
+		"ca.pem": p.CA, "apns.p8": key.P8, "firebase.json": account.JSON, "vapid.key": []byte(p.VAPID.Private),
+		"token.key": []byte(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("t"), 32))),
+	}
+}
+
 // startServe is startServer for `nudge serve`, which an operator configured and attached, with roles of its
-// own, on a cluster of its own.
-func startServe(t *testing.T, bin string) *server {
+// own, on a cluster of its own. more is what its nudge.yaml has besides, with files beside it.
+func startServe(t *testing.T, bin, more string, files map[string][]byte) *server {
 	t.Helper()
 	pg, err := devpg.Start(t.Context(), devpg.Options{})
 	if err != nil {
@@ -97,8 +125,13 @@ func startServe(t *testing.T, bin string) *server {
 	}
 	path := filepath.Join(s.state, "nudge.yaml")
 	yaml := fmt.Sprintf(serveYAML, source.Host+source.RequestURI(), filepath.Join(s.state, "nudge", "dev.key"), s.url, s.admin)
-	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(yaml+more), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(s.state, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.env = []string{"NUDGE_ADMIN_DSN=" + s.dsn}
 	for _, command := range []string{"detach", "attach"} {
@@ -201,4 +234,14 @@ func (s *server) clientsim(args ...string) (code int, output string) {
 	}
 	code = run(s.t.Context(), args, &out, &errs)
 	return code, fmt.Sprint(out.String(), errs.String())
+}
+
+// explain is what the server knows of a device that is stale.
+func (s *server) explain(user, device string) string {
+	cmd := exec.CommandContext(s.t.Context(), s.bin, "explain", "--config", filepath.Join(s.state, "nudge.yaml"), user, device)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("explain: %v\n%s", err, out)
+	}
+	return string(out)
 }

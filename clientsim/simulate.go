@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,8 @@ type simulation struct {
 	client *http.Client
 	stats  *stats
 	rules  *oracle.Truth // the tables without rows: for judging a device by itself
+	pocket *pocket       // nil if nobody hears by push
+	pushes *pushes
 
 	people  []*person
 	members []*member
@@ -76,6 +79,13 @@ func newSimulation(ctx context.Context, opts *options, t target) (*simulation, e
 		s.close()
 		return nil, err
 	}
+	if slices.ContainsFunc(opts.roads, func(r string) bool { return r != socket }) {
+		if s.pocket, err = openPocket(ctx, t.Providers.Control, s.client); err != nil {
+			s.close()
+			return nil, err
+		}
+		s.pushes = newPushes(opts.apart)
+	}
 	if s.people, err = populate(ctx, pool, opts.users); err != nil {
 		s.close()
 		return nil, err
@@ -85,6 +95,9 @@ func newSimulation(ctx context.Context, opts *options, t target) (*simulation, e
 }
 
 func (s *simulation) close() {
+	if s.pocket != nil {
+		s.pocket.close()
+	}
 	s.pool.Close()
 	s.client.CloseIdleConnections()
 }
@@ -130,6 +143,9 @@ func (s *simulation) play(ctx context.Context, stdout, stderr io.Writer) error {
 	for _, m := range s.members {
 		running.Go(func() { m.run(fleet) })
 	}
+	if s.pocket != nil {
+		running.Go(func() { s.follow(fleet) })
+	}
 	screen := s.watch(fleet, stderr, &running)
 
 	screen.say("connecting")
@@ -140,6 +156,9 @@ func (s *simulation) play(ctx context.Context, stdout, stderr io.Writer) error {
 	close(s.begun)
 	screen.say("writing")
 	running.Go(func() { s.trim(fleet) })
+	if err := s.trouble(ctx, fleet, &running); err != nil {
+		return err
+	}
 	s.write(ctx, s.start)
 	screen.say("settling")
 	settled := s.settle(ctx)
@@ -214,6 +233,8 @@ func (s *simulation) settle(ctx context.Context) bool {
 	deadline := time.Now().Add(s.opts.settle)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	recover := time.NewTicker(recoverEvery)
+	defer recover.Stop()
 	for {
 		if s.quiet() && time.Since(time.Unix(0, s.stats.traffic.Load())) >= quietFor {
 			return true
@@ -222,6 +243,10 @@ func (s *simulation) settle(ctx context.Context) bool {
 		case now := <-look.C:
 			if now.After(deadline) {
 				return false
+			}
+		case <-recover.C:
+			if s.pocket != nil {
+				s.recover(ctx)
 			}
 		case <-ctx.Done():
 			return false
@@ -262,5 +287,15 @@ func (s *simulation) judge(ctx context.Context) (*summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.summarise(truth, held), nil
+	sum := s.summarise(truth, held)
+	if s.pushes == nil {
+		return sum, nil
+	}
+	failed, err := s.pocket.failed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sum.Push = s.pushes.summary(s.members, failed)
+	sum.OK = sum.OK && sum.Push.ok()
+	return sum, nil
 }

@@ -52,6 +52,9 @@ type summary struct {
 	NotExpired int    `json:"not_expired"`
 	NoTrim     string `json:"no_trim,omitempty"`
 
+	// Push is what reached the devices without a socket; nil if all had one.
+	Push *pushSummary `json:"push,omitempty"`
+
 	Stopped    []string            `json:"stopped,omitempty"` // devices that the server sent away
 	Stale      []string            `json:"stale,omitempty"`   // devices with a mismatched row
 	Mismatched []oracle.Difference `json:"mismatched,omitempty"`

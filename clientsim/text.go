@@ -36,6 +36,17 @@ func (sum *summary) text() string {
 	us := func(n int64) time.Duration { return rounded(time.Duration(n) * time.Microsecond) }
 	line("commit → applied", "p50 %v  p95 %v  p99 %v  max %v  (%d, from intended send time)",
 		us(sum.Applied.P50), us(sum.Applied.P95), us(sum.Applied.P99), us(sum.Applied.Max), sum.Applied.Count)
+	if p := sum.Push; p != nil {
+		for _, name := range slices.Sorted(maps.Keys(p.Roads)) {
+			r := p.Roads[name]
+			line(name, "%d devices, %d pushes accepted (at most %d a device), %d refused, %d failed, %d apps woken",
+				r.Devices, r.Accepted, r.Most, r.Refused, r.Failed, r.Woken)
+		}
+		line("phones' clock", "moved on by %v while all settled", time.Duration(p.Advanced*float64(time.Second)))
+		if p.Missed != "" {
+			line("pushes", "not all of them were seen: %s", p.Missed)
+		}
+	}
 	if !sum.Settled {
 		line("settled", "no: frames still came, or writes were still not shown, when --settle ran out")
 	}
@@ -46,6 +57,14 @@ func (sum *summary) text() string {
 	verdict("torn transactions", len(sum.Torn))
 	verdict("leaked rows", len(sum.Leaked))
 	verdict("expired cursors without a reset", sum.NotExpired)
+	if p := sum.Push; p != nil {
+		var early int64
+		for _, r := range p.Roads {
+			early += r.Early
+		}
+		verdict("pushes past a budget", int(early))
+		verdict("pushes to the origin", int(p.ToOrigin))
+	}
 	for _, s := range sum.Stopped {
 		line("stopped", "%s", s)
 	}

@@ -102,6 +102,25 @@ func (t *tracker) nudged() bool {
 	return only
 }
 
+// doubt notes that the server may not know what the device holds: the next nudge can have that cause.
+func (t *tracker) doubt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.foreign = true
+}
+
+// owes reports whether the device has yet to show a write of its own.
+func (t *tracker) owes() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, list := range t.pending {
+		if slices.ContainsFunc(list, func(e expected) bool { return e.own }) {
+			return true
+		}
+	}
+	return false
+}
+
 // waiting is how many rows the device has yet to show.
 func (t *tracker) waiting() int {
 	t.mu.Lock()

@@ -18,15 +18,20 @@ import (
 // where no socket gets through. It is safe beside a session: whose page comes second has its answer
 // refused (ErrMoved) and asks again. A *StopError is as in Run.
 func (d *Device) PullHTTP(ctx context.Context) error {
-	_, err := d.pullHTTP(ctx)
+	_, err := d.pullHTTP(ctx, "")
 	return err
 }
 
-// pullHTTP returns when the server wants the next pull: its poll_after_s, or 0 for a nudge.
-func (d *Device) pullHTTP(ctx context.Context) (time.Duration, error) {
-	for amended := false; ; {
+// pullHTTP names the nudge that it follows, "" for none. It returns when the server wants the next pull: its
+// poll_after_s, or 0 for a nudge.
+func (d *Device) pullHTTP(ctx context.Context, nudge string) (time.Duration, error) {
+	wait := time.Duration(0)
+	if d.wrote.Swap(false) {
+		wait = comesRound
+	}
+	for amended := false; ; wait = 0 {
 		since := d.cfg.State.Cursor()
-		page, received, err := d.get(ctx, since)
+		page, received, err := d.get(ctx, since, nudge, wait)
 		if err != nil {
 			refused, ok := errors.AsType[*refusal](err)
 			if !ok {
@@ -54,7 +59,7 @@ func (d *Device) pullHTTP(ctx context.Context) (time.Duration, error) {
 // returns nil.
 func (d *Device) poll(ctx context.Context) error {
 	for {
-		after, err := d.pullHTTP(ctx)
+		after, err := d.pullHTTP(ctx, "")
 		if err != nil {
 			return err
 		}
@@ -83,17 +88,19 @@ func pollAfter(page *wire.Page) time.Duration {
 	return time.Duration(*page.PollAfterS) * time.Second
 }
 
-// get fetches one page; one without a cursor on 304.
-func (d *Device) get(ctx context.Context, since string) (*wire.Page, int, error) {
+// get fetches one page; one without a cursor on 304. The server may keep it waiting for something new.
+func (d *Device) get(ctx context.Context, since, nudge string, wait time.Duration) (*wire.Page, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	token, err := d.cfg.Token(ctx)
-	if err != nil {
-		return nil, 0, fmt.Errorf("token: %w", err)
-	}
 	query := url.Values{}
 	if since != "" {
 		query.Set("since", since)
+	}
+	if nudge != "" {
+		query.Set("nudge", nudge)
+	}
+	if wait > 0 {
+		query.Set("wait", wait.String())
 	}
 	if d.cfg.PageLimit > 0 {
 		query.Set("limit", strconv.Itoa(d.cfg.PageLimit))
@@ -102,8 +109,9 @@ func (d *Device) get(ctx context.Context, since string) (*wire.Page, int, error)
 	if err != nil {
 		return nil, 0, fmt.Errorf("pull: %w", err)
 	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set(wire.HeaderDevice, d.cfg.ID)
+	if err := d.sign(ctx, req); err != nil {
+		return nil, 0, err
+	}
 	if since != "" && !d.cfg.State.MidPull() {
 		req.Header.Set("If-None-Match", `"`+since+`"`)
 	}
