@@ -94,7 +94,7 @@ func TestChaosPush(t *testing.T) {
 	}()
 	code, out := s.clientsim("--users", size.users, "--devices", "3", "--rate", size.rate, "--duration", size.duration,
 		"--settle", size.settle, "--roads", "socket,apns,fcm", "--providers", p.ControlURL, "--provider-errors", "0.05",
-		"--rotations", "0.1")
+		"--rotations", "0.1", "--budgets", "apns=4s,fcm=3s")
 	close(done)
 	if n := <-killed; n != kills {
 		t.Errorf("killed %d times", n)

@@ -77,6 +77,7 @@ listen: {public: %[3]q, admin: %[4]q}
 const pushYAML = `
 push:
   grace: 2s
+  budget: {apns: 4s, fcm: 3s}
   token_key_file: token.key
   apns: [{team: %[1]s, key_id: %[2]s, key_file: apns.p8, topics: [%[3]s], endpoint: %[4]q, ca_file: ca.pem}]
   fcm: [{project: %[5]s, credentials_file: firebase.json, apps: [%[3]s], endpoint: %[6]q, ca_file: ca.pem}]

@@ -49,6 +49,9 @@ func newPushing(cfg *config.Config, pool *pgxpool.Pool, log *slog.Logger, r prom
 	}
 	p.store = device.NewStore(device.Config{
 		Pool: pool, Slot: cfg.Source.Slot, Keys: keys, Grace: cfg.Push.Grace, Urgency: urgencies(cfg.Tables),
+		Intervals: map[string]time.Duration{
+			device.RoadAPNs: cfg.Push.Budget.APNs, device.RoadFCM: cfg.Push.Budget.FCM, device.RoadWebPush: cfg.Push.Budget.WebPush,
+		},
 		Alerts: slices.Sorted(maps.Keys(cfg.Push.Alerts)), Pulled: p.metrics.pulledAfter, Log: log,
 	})
 	p.inbox = p.store.NewInbox()

@@ -2,6 +2,7 @@ package changelog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -41,8 +42,18 @@ select extract(epoch from clock_timestamp() - min(g.created_at))::float8
 	return time.Duration(*seconds * float64(time.Second)), nil
 }
 
-// Trim drops every change that is in the log now: a cursor before the head expires.
+// ErrUnmarked says that the marker of due devices has yet to read what should be dropped, and does not get on.
+var ErrUnmarked = errors.New("devices that are due are not marked up to here: no node with the role push runs, or its database is slow")
+
+const (
+	markWithin  = 10 * time.Second // it is never behind for long
+	markedEvery = 50 * time.Millisecond
+)
+
+// Trim drops every change that is in the log now: a cursor before the head expires. It waits until the marker of due
+// devices has read them; ErrUnmarked.
 func (l *Log) Trim(ctx context.Context) error {
+	var upto State
 	// Two transactions: one that held the feed's row while it waits for the segments' readers would
 	// lock an append out that holds what it waits for.
 	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
@@ -53,10 +64,26 @@ func (l *Log) Trim(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		upto = s
 		return rollTx(ctx, tx, l.slot, s)
 	})
-	if err == nil {
-		_, err = l.Retain(ctx, time.Now().Add(time.Hour))
+	for patience := time.Now().Add(markWithin); err == nil; {
+		if _, err = l.Retain(ctx, time.Now().Add(time.Hour)); err != nil {
+			break
+		}
+		var now State
+		if now, err = l.Feed(ctx); err != nil || now.Epoch != upto.Epoch || now.Horizon >= upto.Position {
+			break
+		}
+		if time.Now().After(patience) {
+			err = ErrUnmarked
+			break
+		}
+		select {
+		case <-time.After(markedEvery):
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("trim the log: %w", err)

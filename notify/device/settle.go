@@ -41,6 +41,14 @@ func Interval(road string) time.Duration {
 	return 3 * time.Minute
 }
 
+// interval is Interval, or what the store was told.
+func (s *Store) interval(road string) time.Duration {
+	if own, ok := s.cfg.Intervals[road]; ok {
+		return own
+	}
+	return Interval(road)
+}
+
 const (
 	longestRepeat = 24 * time.Hour
 	// alertAgain is how long after a push a device may be shown an alert, whatever its budget.
@@ -89,7 +97,7 @@ update nudge.due d
                     else now() + every end,
                null
           from (select r.verdict = 'accepted' as accepted,
-                       case d.road when 'apns' then $13::interval else $14::interval end as every,
+                       case d.road when 'apns' then $13::interval when 'fcm' then $14::interval else $15::interval end as every,
                        greatest(r.after, case when r.verdict = 'later' then interval '0' else interval '1 minute' end) as pause,
                        (d.due_epoch, d.due_lsn, d.due_seq) > (w.epoch, w.lsn, w.seq) as moved) x)
   from r
@@ -117,7 +125,7 @@ func (s *Store) Settle(ctx context.Context, results []Result) error {
 	}
 	err := attempts(ctx, func(ctx context.Context) error {
 		_, err := s.cfg.Pool.Exec(ctx, settleSQL, device, nudge, hash, registered, verdict, reason, id, after, gone,
-			longestRepeat, s.cfg.Alerts, alertAgain, Interval(RoadAPNs), Interval(RoadFCM))
+			longestRepeat, s.cfg.Alerts, alertAgain, s.interval(RoadAPNs), s.interval(RoadFCM), s.interval(RoadWebPush))
 		return err
 	})
 	if err != nil {

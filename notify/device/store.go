@@ -33,6 +33,8 @@ type Config struct {
 	Grace time.Duration
 	// Urgency is by table, "schema.name". Tables that are not named are Soon.
 	Urgency map[string]Urgency
+	// Intervals are the least times between two pushes to a device, by road; Interval's where there is none.
+	Intervals map[string]time.Duration
 	// Alerts are the apps that have an alert to show for changes that are urgent Now.
 	Alerts []string
 	// Pulled is told, if it is not nil, how long after its push was accepted a device pulled for it.

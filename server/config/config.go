@@ -183,7 +183,7 @@ func Default() *Config {
 		Auth:    Auth{Claims: Claims{User: "sub"}},
 		Listen:  Listen{Public: "127.0.0.1:8080", Admin: "127.0.0.1:8081"},
 		Roles:   []string{RoleFeed, RoleServe, RolePush},
-		Push:    Push{Grace: 8 * time.Second},
+		Push:    Push{Grace: 8 * time.Second, Budget: Budget{APNs: 20 * time.Minute, FCM: 3 * time.Minute, WebPush: 3 * time.Minute}},
 		Limits: Limits{
 			PageRows: 500, PageBytes: 1 << 20, TailBytes: 128 << 20, SpillBytes: 32 << 20,
 			Snapshots: 4, HandshakeRate: 200, MaxSockets: 50_000, MaxUserSockets: 64,

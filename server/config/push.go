@@ -9,7 +9,8 @@ import (
 
 // Push is how devices without a socket are told.
 type Push struct {
-	Grace time.Duration `yaml:"grace"` // to acknowledge, before a push goes out
+	Grace  time.Duration `yaml:"grace"` // to acknowledge, before a push goes out
+	Budget Budget        `yaml:"budget"`
 	// TokenKey seals the devices' targets in the database: 32 bytes in base64. Further lines are older keys, which
 	// only open.
 	TokenKey     Secret           `yaml:"token_key"`
@@ -18,6 +19,15 @@ type Push struct {
 	FCM          []FCM            `yaml:"fcm"`
 	WebPush      WebPush          `yaml:"webpush"`
 	Alerts       map[string]Alert `yaml:"alerts"` // by app
+}
+
+// Budget is the least time between two pushes to a device by one road, unless the device asks for something by itself
+// in between. What the platforms let through is the default: pushes beyond it are held back by the phones, or cost
+// the app its standing with them.
+type Budget struct {
+	APNs    time.Duration `yaml:"apns"`
+	FCM     time.Duration `yaml:"fcm"`
+	WebPush time.Duration `yaml:"webpush"`
 }
 
 // APNs is a team's signing key and the apps that it pushes to, in both environments.

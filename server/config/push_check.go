@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // tokenKeySize is that of AES-256, in bytes.
@@ -47,6 +48,11 @@ func (l *loader) readPushSecrets(p *Push) {
 func (l *loader) push(p *Push) {
 	if p.Grace <= 0 {
 		l.invalid("push.grace", "", "push.grace has to be more than nothing")
+	}
+	for path, d := range map[string]time.Duration{"apns": p.Budget.APNs, "fcm": p.Budget.FCM, "webpush": p.Budget.WebPush} {
+		if d <= 0 {
+			l.invalid("push.budget."+path, "", "push.budget.%s has to be more than nothing", path)
+		}
 	}
 	const oneKey = "openssl rand -base64 32 makes one; to change it, put the new one in a line before the old one"
 	switch {
