@@ -50,6 +50,13 @@ func (a *asleep) ring() {
 	}
 }
 
+// installed reports whether there is a phone yet.
+func (a *asleep) installed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.target != nil || a.known != nil
+}
+
 func (a *asleep) idle() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -67,7 +74,7 @@ func (m *member) aim(t provider.Target) {
 
 // sleep is a life without a socket. It begins with a launch: what an app does then, it pulls and registers.
 func (m *member) sleep(ctx context.Context, dev *device.Device) error {
-	if m.asleep.known == nil && m.asleep.target == nil {
+	if !m.asleep.installed() {
 		if err := m.sim.pocket.phone(ctx, m); err != nil {
 			return ended(ctx, err)
 		}

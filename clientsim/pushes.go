@@ -190,7 +190,7 @@ func (s *simulation) trouble(ctx, fleet context.Context, running *sync.WaitGroup
 	for _, m := range s.members {
 		if at := rng.Float64(); m.road != socket && rng.Float64() < s.opts.rotations {
 			running.Go(func() {
-				if s.waitShare(fleet, at) == nil {
+				if s.waitShare(fleet, at) == nil && m.asleep.installed() {
 					s.pushes.note(s.pocket.rotate(fleet, m))
 				}
 			})

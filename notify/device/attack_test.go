@@ -2,6 +2,7 @@ package device_test
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -241,6 +242,36 @@ func TestA07RetentionWaitsForTheMarker(t *testing.T) {
 	retain(1)
 	r.mark(t)
 	r.wantDue(t, "7", "a", r.head()) // the horizon passed the marker
+}
+
+// A07: who has the log dropped gets that, once the marker has read it.
+func TestA07TrimWaitsForTheMarker(t *testing.T) {
+	r := newRig(t)
+	r.mark(t)
+	r.register(t, r.phone("7", "a"))
+	at := r.commit(t, of("7", ""))[0]
+	segments := func() (n int) {
+		t.Helper()
+		if err := r.pool.QueryRow(t.Context(), `select count(*) from nudge.segments`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := segments()
+	trimmed := make(chan error, 1)
+	go func() { trimmed <- r.log.Trim(t.Context()) }()
+	for segments() == before {
+		runtime.Gosched()
+	}
+	r.mark(t) // takes longer than to see that nothing may be dropped yet
+	if err := <-trimmed; err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.log.Feed(t.Context())
+	if err != nil || s.Horizon < at.LSN {
+		t.Fatalf("the log begins at %v, the change stands at %v; %v", s.Horizon, at, err)
+	}
+	r.wantDue(t, "7", "a", at)
 }
 
 // A17: of a user's changes a device is spared those alone that it wrote itself.
