@@ -2,7 +2,6 @@ package device_test
 
 import (
 	"context"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -250,25 +249,31 @@ func TestA07TrimWaitsForTheMarker(t *testing.T) {
 	r.mark(t)
 	r.register(t, r.phone("7", "a"))
 	at := r.commit(t, of("7", ""))[0]
-	segments := func() (n int) {
-		t.Helper()
-		if err := r.pool.QueryRow(t.Context(), `select count(*) from nudge.segments`).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
+	// It has come to where it looks how far the marker is.
+	tx, err := r.pool.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), `lock table nudge.marking in access exclusive mode`)
 	}
-	before := segments()
+	if err != nil {
+		t.Fatal(err)
+	}
 	trimmed := make(chan error, 1)
 	go func() { trimmed <- r.log.Trim(t.Context()) }()
-	for segments() == before {
-		runtime.Gosched()
+	for waits := false; !waits; {
+		err := tx.QueryRow(t.Context(), `select exists (select from pg_locks where relation = 'nudge.marking'::regclass and not granted)`).Scan(&waits)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	r.mark(t) // takes longer than to see that nothing may be dropped yet
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.mark(t)
 	if err := <-trimmed; err != nil {
 		t.Fatal(err)
 	}
 	s, err := r.log.Feed(t.Context())
-	if err != nil || s.Horizon < at.LSN {
+	if err != nil || s.Horizon <= at.LSN {
 		t.Fatalf("the log begins at %v, the change stands at %v; %v", s.Horizon, at, err)
 	}
 	r.wantDue(t, "7", "a", at)
