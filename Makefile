@@ -39,7 +39,7 @@ build: ## the two programs, into .bin
 
 .PHONY: test-long
 test-long: ## what CI can't afford: many kills, many seeds, five million rows, longer runs
-	@export NUDGE_LONG=1; $(call go-test,-race -count=1 -timeout 60m -run 'I11|Kill|Chaos|Planted|Property|Silent|P04|P08|P21|Tiny' ./changefeed/... ./server/... ./clientsim/...)
+	@export NUDGE_LONG=1; $(call go-test,-race -count=1 -timeout 60m -run 'I09|I11|Kill|Chaos|Planted|Property|Silent|P04|P08|P21|Tiny' ./changefeed/... ./notify/... ./server/... ./clientsim/...)
 
 .PHONY: test-matrix
 test-matrix: ## what depends on Postgres, on versions 14 to 18 (MAJORS="14 18" for some)
