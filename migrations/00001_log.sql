@@ -98,6 +98,8 @@ create table nudge.due (
     device      text primary key references nudge.devices on delete cascade,
     user_id     text     not null,
     road        text     not null,
+    app         text     not null,      -- as registered; so a worker finds its own without reading the others'
+    environment text     not null,
     acked_epoch bigint,                 -- what it acknowledged last, as far as it was of interest
     acked_lsn   bigint,
     acked_seq   integer,
@@ -119,6 +121,7 @@ create table nudge.due (
 
 create index due_user on nudge.due (user_id);
 create index due_next on nudge.due (road, next_at) where next_at is not null;
+create index due_lane on nudge.due (road, app, environment, next_at) where next_at is not null;
 
 -- How far the log has been gone through for due devices. Whoever registers a device locks the table in row
 -- exclusive mode, and a marker in share row exclusive mode: so each sees what the other did before it.

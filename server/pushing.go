@@ -123,8 +123,8 @@ func (p *pushing) lanes(cfg *config.Push, metrics *push.Metrics) ([]push.Lane, e
 		}
 		p.close = append(p.close, s.Close)
 		lanes = append(lanes, push.Lane{
-			Name: fmt.Sprintf("fcm/%s/%d", f.Project, i), Road: push.FCM, Apps: f.Apps, Sender: s,
-			Workers: f.Workers, Rate: float64(f.Rate), Floor: fcmFloor,
+			Name: fmt.Sprintf("fcm/%s/%d", f.Project, i), Road: push.FCM, Environment: push.Production, Apps: f.Apps,
+			Sender: s, Workers: f.Workers, Rate: float64(f.Rate), Floor: fcmFloor,
 		})
 	}
 	if !cfg.WebPush.On() {
