@@ -96,9 +96,10 @@ create index devices_silenced on nudge.devices (reason) where status <> 'active'
 -- are (epoch, lsn, seq). Every writer of several rows locks them in the order of their device ids.
 create table nudge.due (
     device      text primary key references nudge.devices on delete cascade,
+    -- As registered. App and environment are here for workers to find their own, without reading the others'.
     user_id     text     not null,
     road        text     not null,
-    app         text     not null,      -- as registered; so a worker finds its own without reading the others'
+    app         text     not null,
     environment text     not null,
     acked_epoch bigint,                 -- what it acknowledged last, as far as it was of interest
     acked_lsn   bigint,
@@ -113,13 +114,14 @@ create table nudge.due (
     held_until  timestamptz,            -- a worker has it, or its provider wants to be left alone
     not_before  timestamptz,            -- its budget is spent until then; null: it is whole
     pushed_at   timestamptz,            -- when a push was last accepted
-    attempts    integer  not null default 0,  -- in a row, since one was accepted
+    attempts    integer  not null default 0,  -- in a row, since one was accepted; claims given back unsent do not count
     pushes      integer  not null default 0,  -- accepted, since the device was last heard of
     nudge       text,                   -- the id of the last push: the claim, until it is settled
     check ((due_epoch is null) = (next_at is null))
 ) with (fillfactor = 70);
 
 create index due_user on nudge.due (user_id);
+-- For workers of every app of a road, and for those of some.
 create index due_next on nudge.due (road, next_at) where next_at is not null;
 create index due_lane on nudge.due (road, app, environment, next_at) where next_at is not null;
 
