@@ -9,6 +9,9 @@ import (
 	"github.com/nudgesync/nudge/internal/bench"
 )
 
+// onPace is how much of the pace a sender that nothing disturbs has to keep.
+const onPace = 0.97
+
 // isolation lets one provider after the other be silent, and then dead, and measures the others.
 func (r *runner) isolation(ctx context.Context, s *stock) error {
 	worst := bench.Result{Metric: "push.isolation", Unit: "pushes/s", Better: "higher", Must: 0.95}
@@ -22,6 +25,9 @@ func (r *runner) isolation(ctx context.Context, s *stock) error {
 		}
 		if worst.Note == "" || res.Ratio < worst.Ratio {
 			worst.Subject, worst.Floor, worst.Ratio, worst.Note = res.Subject, res.Floor, res.Ratio, res.Note
+		}
+		if res.Broken != "" {
+			worst.Broken = res.Broken
 		}
 	}
 	r.results = append(r.results, worst)
@@ -43,6 +49,12 @@ func (r *runner) ill(ctx context.Context, s *stock, road string) (worst bench.Re
 	before, err := p.rates(ctx, r.phase)
 	if err != nil {
 		return worst, err
+	}
+	var broken string
+	for other, rate := range before {
+		if rate < onPace*r.paced { // it would be easy to keep
+			broken = fmt.Sprintf("before anything was ill, %s came to %.0f pushes a second of %.0f: the machine is too busy", other, rate, r.paced)
+		}
 	}
 	for _, line := range []string{"silent", "dead"} {
 		if err := r.fakes.line(ctx, road, line); err != nil {
@@ -66,6 +78,7 @@ func (r *runner) ill(ctx context.Context, s *stock, road string) (worst bench.Re
 			}
 		}
 	}
+	worst.Broken = broken
 	return worst, nil
 }
 

@@ -8,7 +8,8 @@
 //	push.isolation             what the other senders keep of their rate while one provider is silent, then dead
 //
 // The floor of push.rate is net/http over HTTP/2 that sends the very requests our sender made, recorded
-// before, with as many workers. That of push.mark is appending the same batch to the log. That of push.drain is the
+// before, with as many workers: all that it spares is making them, which for Web Push is a key agreement, an encryption
+// and a signature each. That of push.mark is appending the same batch to the log. That of push.drain is the
 // same senders with the same targets and as many workers, out of memory: without store, dispatcher and ledger.
 // That of push.isolation is the same senders' rate just before; all are paced then, since what a dead provider leaves of
 // the machine would hide what it takes from the others.
@@ -25,6 +26,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nudgesync/nudge/internal/bench"
@@ -64,7 +67,7 @@ func start(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&o.drains, "drains", 3, "pairs of drains")
 	flags.Float64Var(&o.paced, "paced", 300, "pushes a second of each sender, where one of them is dead")
 	flags.DurationVar(&o.phase, "phase", 6*time.Second, "how long a provider is silent, and then dead")
-	flags.StringVar(&o.only, "only", "", "measure rate, mark, drain or isolation alone")
+	flags.StringVar(&o.only, "only", "", "of rate, mark, drain and isolation, with commas between: measure these alone")
 	flags.StringVar(&o.profile, "cpuprofile", "", "write CPU profiles of the first runs to this prefix, + .apns, .fcm, .webpush and .drain")
 	flags.StringVar(&be, "be", "", "for internal use: be the dispatcher")
 	o.sink.Flags(flags)
@@ -168,7 +171,9 @@ func (r *runner) stocked(ctx context.Context, s *stock, targets []target) error 
 	return nil
 }
 
-func (r *runner) wanted(what string) bool { return r.only == "" || r.only == what }
+func (r *runner) wanted(what string) bool {
+	return r.only == "" || slices.Contains(strings.Split(r.only, ","), what)
+}
 
 func (r *runner) say(format string, args ...any) error {
 	_, err := fmt.Fprintf(r.out, format, args...)
