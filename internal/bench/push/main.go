@@ -87,8 +87,9 @@ func start(ctx context.Context, args []string, out io.Writer) error {
 	return measure(ctx, o, out)
 }
 
-// forDevice is how many pushes a device gets while rates are measured. FCM lets it have 20 collapsible ones.
-const forDevice = 15
+// forDevice is how many pushes a device gets while rates are measured. FCM lets it have 20 collapsible ones, and the
+// drains want some.
+const forDevice = 10
 
 // used is how many devices of a road that takes.
 func (o *options) used() int {

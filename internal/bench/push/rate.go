@@ -108,9 +108,10 @@ func (r *runner) rate(ctx context.Context, on *onRoad, workers, n int) (bench.Re
 		return res, err
 	}
 	defer b.transport.CloseIdleConnections()
-	if err := errors.Join(warm(ctx, s, on.targets[0]), b.send(ctx, 0)); err != nil {
+	if err := errors.Join(warm(ctx, s, on.targets[on.next%len(on.targets)]), b.send(ctx, on.next+1)); err != nil {
 		return res, err
 	}
+	on.next += 2
 	subject := func(i int) error { return sendOne(ctx, s, on.targets[(on.next+i)%len(on.targets)]) }
 	floor := func(i int) error { return b.send(ctx, on.next+i) }
 	var subjects, floors []float64
