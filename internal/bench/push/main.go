@@ -63,7 +63,7 @@ func start(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&o.clientsim, "clientsim", ".bin/clientsim", "the program that simulates the providers")
 	flags.IntVar(&o.devices, "devices", 100_000, "devices, a third on each road")
 	flags.IntVar(&o.pushes, "pushes", 8000, "pushes of a run with 16 workers; fewer workers send fewer")
-	flags.IntVar(&o.pairs, "pairs", 4, "runs of subject and floor, in turn")
+	flags.IntVar(&o.pairs, "pairs", 3, "runs of subject and floor, in turn")
 	flags.IntVar(&o.drains, "drains", 3, "pairs of drains")
 	flags.Float64Var(&o.paced, "paced", 300, "pushes a second of each sender, where one of them is dead")
 	flags.DurationVar(&o.phase, "phase", 6*time.Second, "how long a provider is silent, and then dead")
@@ -94,7 +94,7 @@ const forDevice = 10
 // used is how many devices of a road that takes.
 func (o *options) used() int {
 	runs := 2 * (o.pairs + 1)
-	return runs*(o.pushes/4+o.pushes/2+o.pushes)/forDevice + 1
+	return runs*(o.pushes/8+o.pushes/4+o.pushes)/forDevice + 1
 }
 
 // runner is a measurement under way.

@@ -70,7 +70,7 @@ func (r *runner) rates(ctx context.Context, targets []target) error {
 			return fmt.Errorf("record %s: %w", road.name, err)
 		}
 		on := &onRoad{name: road.name, targets: own, requests: requests}
-		for _, step := range []struct{ workers, share int }{{1, 4}, {4, 2}, {workers, 1}} {
+		for _, step := range []struct{ workers, share int }{{1, 8}, {4, 4}, {workers, 1}} {
 			res, err := r.rate(ctx, on, step.workers, r.pushes/step.share)
 			if err != nil {
 				return fmt.Errorf("%s with %d workers: %w", road.name, step.workers, err)
@@ -118,7 +118,7 @@ func (r *runner) rate(ctx context.Context, on *onRoad, workers, n int) (bench.Re
 	var cost, floorCost []spent
 	for pair := range r.pairs + 1 { // the first warms up
 		stop := func() error { return nil }
-		if pair == 1 && r.profile != "" && workers == 16 {
+		if pair == 1 && r.profile != "" && n == r.pushes {
 			if stop, err = profile(r.profile + "." + on.name); err != nil {
 				return res, err
 			}
