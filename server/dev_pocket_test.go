@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/nudgesync/nudge/server/dev/browsertest"
 )
@@ -11,9 +15,8 @@ import (
 // back; then it is stale, the page says why, and what holds it can be taken away.
 func TestDevPocket(t *testing.T) {
 	d := startDev(t, t.TempDir(), "--ephemeral", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-	p := &pocketPage{browsertest.Open(t, d.state.URL+"/")}
-	p.Wait(`document.getElementById("phone").dataset.state === "online" && document.getElementById("tablet").dataset.state === "online" &&
-		document.querySelectorAll("#pocket [data-list=intakes] li").length === 5`)
+	p := openPocket(t, d)
+	p.Wait(`["phone", "tablet", "pocket"].every((d) => document.querySelectorAll("#" + d + " [data-list=intakes] li").length === 5)`)
 	p.fresh(true)
 	open := browsertest.Eval[[]string](p.Page, `[...document.querySelectorAll("#phone li[data-taken=false]")].map((li) => li.dataset.id)`)
 	if len(open) < 3 {
@@ -24,7 +27,7 @@ func TestDevPocket(t *testing.T) {
 	p.shows(open[0])
 	p.says("push", "nudge has told Apple")
 	p.says("nudge", "was woken and pulled 2 changes")
-	p.fresh(true)
+	p.settled()
 
 	// The push waits at Apple's, and comes when the phone is back.
 	p.later()
@@ -42,7 +45,7 @@ func TestDevPocket(t *testing.T) {
 	}
 	p.flip("offline")
 	p.shows(open[1])
-	p.fresh(true)
+	p.settled()
 
 	// A push to an app that was swiped away is lost; opening the app is what helps.
 	p.later()
@@ -54,15 +57,15 @@ func TestDevPocket(t *testing.T) {
 	p.Click("#pocket-panel [data-do=open]")
 	p.shows(open[2])
 	p.says("pull", "was opened and pulled 2 changes")
-	p.fresh(true)
+	p.settled()
 	p.Close()
 }
 
 // Another phone is another road: Android's, whose Doze opens a window after an hour.
 func TestDevPocketDozes(t *testing.T) {
 	d := startDev(t, t.TempDir(), "--ephemeral", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-	p := &pocketPage{browsertest.Open(t, d.state.URL+"/")}
-	p.Wait(`document.getElementById("phone").dataset.state === "online" && document.querySelectorAll("#pocket [data-list=intakes] li").length === 5`)
+	p := openPocket(t, d)
+	p.Wait(`["phone", "pocket"].every((d) => document.querySelectorAll("#" + d + " [data-list=intakes] li").length === 5)`)
 	p.Click("#pocket-panel .choice label:last-child")
 	p.flip("doze")
 	p.fresh(true)
@@ -73,12 +76,42 @@ func TestDevPocketDozes(t *testing.T) {
 	p.stale(id, "accepted by its provider")
 	p.later()
 	p.shows(id)
-	p.fresh(true)
+	p.settled()
 	p.Close()
 }
 
 // pocketPage is the page, and what a person does to the phone in the pocket.
-type pocketPage struct{ *browsertest.Page }
+type pocketPage struct {
+	*browsertest.Page
+	t    *testing.T
+	conn *pgx.Conn // of the demo's database
+}
+
+func openPocket(t *testing.T, d *runningDev) *pocketPage {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), d.state.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return &pocketPage{browsertest.Open(t, d.state.URL+"/"), t, conn}
+}
+
+// settled waits until the ledger knows how all pushes ended, and that the device heard of them: persons are slower
+// than that, tests are not.
+func (p *pocketPage) settled() {
+	p.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for settled := false; !settled; <-tick.C {
+		err := p.conn.QueryRow(p.t.Context(), `select not exists (select from nudge.wakes where answered_at is null or acked_at is null)
+			and not exists (select from nudge.due where next_at is not null)`).Scan(&settled)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	p.fresh(true)
+}
 
 // tick ticks an intake off on the phone, and waits until the phone shows it.
 func (p *pocketPage) tick(id string) {

@@ -12,6 +12,7 @@ const TOKEN_KEPT_MS = 30 * 60_000; // it is good for an hour
 const WORK_MS = 30_000; // what a platform gives an app that a push has woken
 const AWAKE_MS = 1600; // how long the page shows it
 const WHY_AFTER_MS = 1200; // acknowledgements are written once a second
+const ANSWER_MS = 200;
 const AGAIN_MS = 3000;
 
 export class Pocket {
@@ -101,7 +102,8 @@ export class Pocket {
       case "held":
       case "dropped": {
         const what = platforms[this.#platform][event][reason];
-        if (what) this.#lane.add("pocket", "held", what);
+        // The service's answer is logged behind what it did with the push; in front of it, it reads better.
+        if (what) setTimeout(() => this.#lane.add("pocket", "held", what), ANSWER_MS);
         return;
       }
       case "woken":
