@@ -84,6 +84,13 @@
 // slot for the newest head, and a place among the sockets, but no statement and no handshake. One a device:
 // a newer one has the older answered. Its token is looked at again before it is answered.
 //
+// # Devices that are pushed to
+//
+// PUT /v1/devices/{id} says how the asking device is woken when it holds no session. Its registry is behind a line of
+// its own (devices.go). What is heard of any device goes to Hears (hearing.go), which decides whether it matters: the
+// cursor of a pull, a hello or an ack is what the device has saved; a page that it is served proves nothing, and
+// a session that is open means that it is told there first. A pull that waits counts as a session for as long.
+//
 // # Polling
 //
 // An operator may order the fleet to poll (nudge poll, PUT /v1/admin/poll). Then every page says
