@@ -150,7 +150,7 @@ func (p *pocketPage) flip(name string) {
 // later lets an hour pass.
 func (p *pocketPage) later() {
 	p.Click("#pocket-panel [data-do=later]")
-	p.says("held", "an hour older")
+	p.says("held", "slept for an hour")
 }
 
 func taken(device, id string) string {

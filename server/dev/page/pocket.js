@@ -152,7 +152,7 @@ export class Pocket {
     });
     on("later", async () => {
       this.#set(await this.#phone.later());
-      this.#lane.add("pocket", "held", "is an hour older: budgets are whole again");
+      this.#lane.add("pocket", "held", "has slept for an hour: budgets are whole again");
     });
     for (const box of this.#panel.querySelectorAll("[data-switch]")) {
       box.addEventListener("change", () => this.#tried(async () => {
