@@ -22,8 +22,6 @@ const (
 	laterBy = time.Hour
 	// logWait is how long the page waits for news: less than the server gives a request.
 	logWait = 10 * time.Second
-	// briefToken is as much of a token as the providers' log shows.
-	briefToken = 12
 )
 
 // circumstances are the switches of a phone that the page has; nil leaves one as it is.
@@ -208,18 +206,22 @@ func (a *App) pocketLog(r *http.Request, who auth.Identity) (any, error) {
 	if err != nil || since < 0 {
 		return nil, wire.NewProblem(wire.RequestInvalid, "since must be the number of an entry")
 	}
-	phone, err := a.present(who.Device)
-	if err != nil {
+	if _, err := a.present(who.Device); err != nil {
 		return nil, err
 	}
-	token := phone.Target().Value
-	token = token[:min(len(token), briefToken)]
 	own := func(e provider.Entry) bool {
 		switch e.Event {
 		case provider.EventSwitched, provider.EventToken: // the page did that itself
 			return false
 		}
-		return e.Phone == phone.ID() || e.Token == token
+		// Asked anew for each entry: the device may get another phone while the page waits.
+		for _, on := range []provider.Platform{provider.IOS, provider.Android} {
+			phone := a.phone(who.Device, on)
+			if phone != nil && (e.Phone == phone.ID() || e.Token != "" && strings.HasPrefix(phone.Target().Value, e.Token)) {
+				return true
+			}
+		}
+		return false
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), logWait)
 	defer cancel()
