@@ -73,7 +73,7 @@ func TestDevPocketDozes(t *testing.T) {
 	p.tick(id)
 	p.says("push", "nudge has told Google")
 	p.says("held", "dozes")
-	p.stale(id, "accepted by its provider")
+	p.stale(id, "in 2m") // when nudge itself tries again
 	p.later()
 	p.shows(id)
 	p.settled()
