@@ -13,7 +13,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## a private Postgres, a demo app and its page: two devices syncing (ARGS="--fresh")
+run: ## a private Postgres, a demo app and its page: three devices syncing (ARGS="--fresh")
 	@if $(NEED) go; then $(GO) build -o .bin/nudge ./server; else $(DOCKER) build; fi
 	@if $(NEED) postgres; then exec .bin/nudge dev $(ARGS); else exec $(DOCKER) dev $(ARGS); fi
 

@@ -45,7 +45,7 @@ var table = map[string][]string{
 	"server/pull":   {"changefeed/change", "changefeed/changelog", "changefeed/route", "changefeed/snapshot", "changefeed/tail", "changefeed/value", "server/admit", "server/wire"},
 	"server/api":    {"changefeed/change", "notify/device", "notify/hub", "server/auth", "server/pull", "server/wire"},
 	"server/attach": {"changefeed/route", "migrations"},
-	"server/dev":    {"server/auth", "server/wire"},
+	"server/dev":    {"clientsim/provider", "server/auth", "server/wire"},
 
 	"server/dev/browsertest": {},
 
