@@ -48,7 +48,7 @@ func (d *devCommand) pushConfig(p *provider.Providers) (config.Push, error) {
 		return config.Push{}, fail("dev_state", err, "read the key for devices' tokens")
 	}
 	push := config.Push{
-		Grace: devGrace, TokenKey: config.Secret(sealing),
+		Grace: devGrace, Budget: config.Default().Push.Budget, TokenKey: config.Secret(sealing),
 		WebPush: config.WebPush{
 			Subject: "mailto:dev@example.com", VAPIDKey: config.Secret(p.VAPID.Private), AllowHosts: []string{"127.0.0.1"}, CAFile: ca,
 		},
