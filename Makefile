@@ -44,7 +44,7 @@ test-long: ## what CI can't afford: many kills, many seeds, five million rows, l
 .PHONY: test-matrix
 test-matrix: ## what depends on Postgres, on versions 14 to 18 (MAJORS="14 18" for some)
 	@$(NEED) go postgres chromium
-	GO=$(GO) ./internal/setup/postgres-matrix.sh ./changefeed/... ./server/pull ./server/attach ./server ./clientsim
+	GO=$(GO) ./internal/setup/postgres-matrix.sh ./changefeed/... ./notify/device ./server/pull ./server/attach ./server ./clientsim
 
 # Each bench is a program of its own, which prepares what it needs.
 bench = mkdir -p .bin && $(GO) build -o .bin/nudge ./server && $(GO) build -o .bin/bench-$(1) ./internal/bench/$(1) && .bin/bench-$(1) $(ARGS)

@@ -37,7 +37,7 @@ func TestRealServer(t *testing.T) {
 
 // `nudge serve` is killed and restarted twice in mid-run.
 func TestChaosRestart(t *testing.T) {
-	s := startServe(t, program(t, ""), "", nil)
+	s := startServe(t, program(t, ""), "")
 	done := make(chan struct{})
 	killed := make(chan int, 1)
 	go func() {
@@ -71,8 +71,8 @@ func TestChaosRestart(t *testing.T) {
 // Devices without a socket hear by push, though providers fail, tokens change and the server is killed: every one of
 // them is up to date in the end, nobody was pushed to past its budget or for what it wrote itself.
 func TestChaosPush(t *testing.T) {
-	p, yaml, files := startProviders(t)
-	s := startServe(t, program(t, ""), yaml, files)
+	p, yaml := startProviders(t)
+	s := startServe(t, program(t, ""), yaml)
 	size := struct{ users, rate, duration, settle string }{"60", "30", "12s", "90s"}
 	kills, between := 1, 5*time.Second
 	if os.Getenv("NUDGE_LONG") != "" {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -88,15 +87,6 @@ func parseTeam(text string) (provider.Team, error) {
 	return provider.Team{ID: parts[0], KeyID: parts[1], Topics: strings.Split(parts[2], ",")}, nil
 }
 
-// senderFiles are the files that a sender is pointed at.
-type senderFiles struct {
-	Dir      string            `json:"dir"`
-	CA       string            `json:"ca"`
-	APNsKeys map[string]string `json:"apns_keys"`        // by key id
-	Accounts map[string]string `json:"service_accounts"` // by project
-	VAPID    string            `json:"vapid"`
-}
-
 func runProviders(ctx context.Context, cfg provider.Config, dir string, asJSON bool, stdout io.Writer) error {
 	p, err := provider.Start(ctx, cfg)
 	if err != nil {
@@ -109,7 +99,7 @@ func runProviders(ctx context.Context, cfg provider.Config, dir string, asJSON b
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
 	}
-	files, err := writeFiles(p, dir)
+	files, err := p.WriteFiles(dir)
 	if err != nil {
 		return err
 	}
@@ -120,47 +110,12 @@ func runProviders(ctx context.Context, cfg provider.Config, dir string, asJSON b
 	return nil
 }
 
-// writeFiles writes the certificate and the keys, for their owner's eyes only.
-func writeFiles(p *provider.Providers, dir string) (*senderFiles, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
-	}
-	files := &senderFiles{Dir: dir, APNsKeys: make(map[string]string), Accounts: make(map[string]string)}
-	write := func(name string, data []byte) string {
-		path := filepath.Join(dir, name)
-		if err == nil {
-			err = os.WriteFile(path, data, 0o600)
-		}
-		return path
-	}
-	files.CA = write("ca.pem", p.CA)
-	for _, k := range p.APNsKeys {
-		files.APNsKeys[k.KeyID] = write("AuthKey_"+k.KeyID+".p8", k.P8)
-	}
-	for _, a := range p.Accounts {
-		files.Accounts[a.Project] = write("service-account-"+a.Project+".json", a.JSON)
-	}
-	pair, err2 := json.Marshal(p.VAPID)
-	if err2 != nil {
-		return nil, err2
-	}
-	files.VAPID = write("vapid.json", pair)
-	if err != nil {
-		return nil, err
-	}
-	return files, nil
-}
-
-func printProviders(w io.Writer, p *provider.Providers, files *senderFiles, asJSON bool) error {
+func printProviders(w io.Writer, p *provider.Providers, files provider.Files, asJSON bool) error {
 	at := p.Addresses()
 	if asJSON {
 		return json.NewEncoder(w).Encode(struct {
 			provider.Addresses
-			Files *senderFiles `json:"files"`
+			Files provider.Files `json:"files"`
 		}{at, files})
 	}
 	var b strings.Builder
@@ -179,6 +134,7 @@ func printProviders(w io.Writer, p *provider.Providers, files *senderFiles, asJS
 		line("service account", fmt.Sprintf("%s (project %s)", files.Accounts[a.Project], a.Project))
 	}
 	line("VAPID key pair", files.VAPID)
+	fmt.Fprintf(&b, "\nTo have nudge push here, its nudge.yaml has:\n\n%s", p.PushSection(files))
 	_, err := io.WriteString(w, b.String())
 	return err
 }

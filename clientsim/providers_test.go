@@ -7,11 +7,16 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nudgesync/nudge/clientsim/provider"
+	"github.com/nudgesync/nudge/server/config"
 )
 
 // The command says where everything is, its files are good for that, and it tidies up.
@@ -33,7 +38,7 @@ func TestProvidersCommand(t *testing.T) {
 	var at struct {
 		APNs  string
 		Teams []struct{ Topics []string }
-		Files senderFiles
+		Files provider.Files
 	}
 	if err := json.Unmarshal(line, &at); err != nil {
 		t.Fatal(err)
@@ -41,7 +46,7 @@ func TestProvidersCommand(t *testing.T) {
 	if len(at.Teams) != 1 || len(at.Teams[0].Topics) != 2 || len(at.Files.Accounts) != 2 {
 		t.Errorf("%s", line)
 	}
-	for _, path := range []string{at.Files.CA, at.Files.APNsKeys["K1"], at.Files.Accounts["p1"], at.Files.Accounts["p2"], at.Files.VAPID} {
+	for _, path := range []string{at.Files.CA, at.Files.APNsKeys["K1"], at.Files.Accounts["p1"], at.Files.Accounts["p2"], at.Files.VAPID, at.Files.VAPIDKey, at.Files.TokenKey} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%q: %v %v", path, info, err)
 		}
@@ -83,5 +88,43 @@ func TestProvidersCommandRefuses(t *testing.T) {
 	}
 	if code := run(t.Context(), []string{"providers", "--fcm", "0.0.0.0:0"}, &out, &errs); code != exitWrong {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// The section of nudge.yaml that it prints is good for nudge, with several teams and projects too.
+func TestProvidersSectionIsNudges(t *testing.T) {
+	t.Parallel()
+	p, err := provider.Start(t.Context(), provider.Config{
+		Teams: []provider.Team{
+			{ID: "TEAM000001", KeyID: "KEY0000001", Topics: []string{"a.b", "c.d"}}, {ID: "TEAM000002", KeyID: "KEY0000002", Topics: []string{"e.f"}},
+		},
+		Projects: []string{"p1", "p2", "p3"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	dir := t.TempDir()
+	files, err := p.WriteFiles(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var printed bytes.Buffer
+	if err := printProviders(&printed, p, files, false); err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(printed.String(), "\n\n")
+	_, section, _ = strings.Cut(section, "\n\n")
+	path := filepath.Join(dir, "nudge.yaml")
+	yaml := fmt.Sprintf(serveYAML, "127.0.0.1/app", files.VAPIDKey, "127.0.0.1:0", "127.0.0.1:0") + section
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, _, err := config.Load(config.Source{Path: path})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, yaml)
+	}
+	if push := cfg.Push; len(push.APNs) != 2 || len(push.FCM) != 3 || len(push.FCM[0].Apps) != 3 || push.FCM[2].Apps[0] != "p3" || !push.WebPush.On() {
+		t.Errorf("%+v", push)
 	}
 }

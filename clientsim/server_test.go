@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
@@ -73,36 +72,24 @@ auth:
 listen: {public: %[3]q, admin: %[4]q}
 `
 
-// pushYAML has the server push to simulated providers.
-const pushYAML = `
-push:
-  grace: 2s
-  budget: {apns: 4s, fcm: 3s}
-  token_key_file: token.key
-  apns: [{team: %[1]s, key_id: %[2]s, key_file: apns.p8, topics: [%[3]s], endpoint: %[4]q, ca_file: ca.pem}]
-  fcm: [{project: %[5]s, credentials_file: firebase.json, apps: [%[3]s], endpoint: %[6]q, ca_file: ca.pem}]
-  webpush: {subject: "mailto:ops@example.com", vapid_key_file: vapid.key, allow_hosts: [127.0.0.1], ca_file: ca.pem}
-`
-
-// startProviders starts simulated providers, and returns their part of nudge.yaml and the files that it names.
-func startProviders(t *testing.T) (p *provider.Providers, yaml string, files map[string][]byte) {
+// startProviders starts simulated providers, and returns their part of nudge.yaml.
+func startProviders(t *testing.T) (p *provider.Providers, yaml string) {
 	t.Helper()
 	p, err := provider.Start(context.Background(), provider.Config{LogSize: 200_000})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
-	key, account := p.APNsKeys[0], p.Accounts[0]
-	yaml = fmt.Sprintf(pushYAML, key.Team, key.KeyID, app, p.APNsURL, account.Project, p.FCMURL)
-	return p, yaml, map[string][]byte{
-		"ca.pem": p.CA, "apns.p8": key.P8, "firebase.json": account.JSON, "vapid.key": []byte(p.VAPID.Private),
-		"token.key": []byte(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("t"), 32))),
+	files, err := p.WriteFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
+	return p, p.PushSection(files, "grace: 2s", "budget: {apns: 4s, fcm: 3s}")
 }
 
 // startServe is startServer for `nudge serve`, which an operator configured and attached, with roles of its
-// own, on a cluster of its own. more is what its nudge.yaml has besides, with files beside it.
-func startServe(t *testing.T, bin, more string, files map[string][]byte) *server {
+// own, on a cluster of its own. more is what its nudge.yaml has besides.
+func startServe(t *testing.T, bin, more string) *server {
 	t.Helper()
 	pg, err := devpg.Start(t.Context(), devpg.Options{})
 	if err != nil {
@@ -128,11 +115,6 @@ func startServe(t *testing.T, bin, more string, files map[string][]byte) *server
 	yaml := fmt.Sprintf(serveYAML, source.Host+source.RequestURI(), filepath.Join(s.state, "nudge", "dev.key"), s.url, s.admin)
 	if err := os.WriteFile(path, []byte(yaml+more), 0o600); err != nil {
 		t.Fatal(err)
-	}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(s.state, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 	s.env = []string{"NUDGE_ADMIN_DSN=" + s.dsn}
 	for _, command := range []string{"detach", "attach"} {

@@ -96,8 +96,11 @@ create index devices_silenced on nudge.devices (reason) where status <> 'active'
 -- are (epoch, lsn, seq). Every writer of several rows locks them in the order of their device ids.
 create table nudge.due (
     device      text primary key references nudge.devices on delete cascade,
+    -- As registered. App and environment are here for workers to find their own, without reading the others'.
     user_id     text     not null,
     road        text     not null,
+    app         text     not null,
+    environment text     not null,
     acked_epoch bigint,                 -- what it acknowledged last, as far as it was of interest
     acked_lsn   bigint,
     acked_seq   integer,
@@ -111,14 +114,16 @@ create table nudge.due (
     held_until  timestamptz,            -- a worker has it, or its provider wants to be left alone
     not_before  timestamptz,            -- its budget is spent until then; null: it is whole
     pushed_at   timestamptz,            -- when a push was last accepted
-    attempts    integer  not null default 0,  -- in a row, since one was accepted
+    attempts    integer  not null default 0,  -- in a row, since one was accepted; claims given back unsent do not count
     pushes      integer  not null default 0,  -- accepted, since the device was last heard of
     nudge       text,                   -- the id of the last push: the claim, until it is settled
     check ((due_epoch is null) = (next_at is null))
 ) with (fillfactor = 70);
 
 create index due_user on nudge.due (user_id);
+-- For workers of every app of a road, and for those of some.
 create index due_next on nudge.due (road, next_at) where next_at is not null;
+create index due_lane on nudge.due (road, app, environment, next_at) where next_at is not null;
 
 -- How far the log has been gone through for due devices. Whoever registers a device locks the table in row
 -- exclusive mode, and a marker in share row exclusive mode: so each sees what the other did before it.

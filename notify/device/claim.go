@@ -33,15 +33,27 @@ const Lease = time.Minute
 // pushPrefix begins the id of every push, and of nothing else.
 const pushPrefix = "p."
 
+// pickAppsSQL reads no other devices than those of the apps, however many others are due. It may lock
+// more than it picks, until the statement ends.
+const pickAppsSQL = `
+with picked as materialized (
+  select l.device from unnest($6::text[]) a(app) cross join lateral (
+         select d.device, d.next_at from nudge.due d
+          where d.road = $1 and d.app = a.app and d.environment = $5 and d.next_at <= now() and d.urgency >= $4
+          order by d.next_at limit $2 for update of d skip locked) l
+   order by l.next_at limit $2),`
+
+// pickOthersSQL reads the road's devices in the order of their times, until it has enough.
+const pickOthersSQL = `
+with picked as materialized (
+  select d.device from nudge.due d
+   where d.road = $1 and ($5 = '' or d.environment = $5) and d.app <> all($6) and d.next_at <= now() and d.urgency >= $4
+   order by d.next_at limit $2 for update of d skip locked),`
+
 // claimSQL skips rows that another worker has, and so waits for nobody. Who was revoked since registering is
 // found here and never claimed; the row goes, so that the next claim does not find it again. The ledger's line is
 // written first, for a phone that pulls before its provider's answer is settled.
 const claimSQL = `
-with picked as materialized (
-  select d.device from nudge.due d join nudge.devices v on v.device = d.device
-   where d.road = $1 and d.next_at <= now() and d.urgency >= $4
-     and ($5 = '' or v.environment = $5) and (v.app = any($6)) <> $7
-   order by d.next_at limit $2 for update of d skip locked),
 revoked as (
   update nudge.devices v set status = 'disabled', reason = '` + ReasonRevoked + `'
     from picked p
@@ -58,7 +70,7 @@ claimed as (
          nudge = '` + pushPrefix + `' || replace(gen_random_uuid()::text, '-', '')
     from picked p join nudge.devices v on v.device = p.device
    where d.device = p.device and not exists (select from revoked r where r.device = p.device)
-  returning d.device, d.user_id, d.road, v.app, v.environment, v.target, v.target_hash, v.registered_at, d.nudge,
+  returning d.device, d.user_id, d.road, d.app, d.environment, v.target, v.target_hash, v.registered_at, d.nudge,
             d.due_epoch, d.due_lsn, d.due_seq, d.urgency, d.attempts, d.due_since),
 ledger as (
   insert into nudge.wakes (nudge, device, user_id, road, epoch, lsn, seq, status, sent_at)
@@ -69,26 +81,36 @@ select device, user_id, road, app, environment, target, target_hash, registered_
 // unreadable is when a device is tried again whose target no configured key opens.
 const unreadable = time.Hour
 
-// Selection is the due devices that a sender is for.
+// Selection is the due devices that a sender is for. Those of other apps, roads or environments cost it nothing,
+// unless it is for Others.
 type Selection struct {
 	Road        string
-	Environment string   // "": any
+	Environment string   // "", which is for Others alone: any
 	Apps        []string // devices of these apps
 	Others      bool     // or, instead, of all apps but these
 	Urgency     Urgency  // and only of this urgency or a higher one
 }
 
-// Claim takes up to n of the selected devices whose time has come, the longest overdue first.
-func (s *Store) Claim(ctx context.Context, of Selection, n int) ([]Due, error) {
+func claimStatement(of Selection, n int) (sql string, args []any) {
+	sql = pickAppsSQL
+	if of.Others {
+		sql = pickOthersSQL
+	}
 	apps := of.Apps
 	if apps == nil {
 		apps = []string{}
 	}
+	return sql + claimSQL, []any{of.Road, n, Lease, of.Urgency, of.Environment, apps}
+}
+
+// Claim takes up to n of the selected devices whose time has come, the longest overdue first.
+func (s *Store) Claim(ctx context.Context, of Selection, n int) ([]Due, error) {
+	sql, args := claimStatement(of, n)
 	var out []Due
 	var sealed [][]byte
 	err := attempts(ctx, func(ctx context.Context) error {
 		out, sealed = nil, nil
-		rows, err := s.cfg.Pool.Query(ctx, claimSQL, of.Road, n, Lease, of.Urgency, of.Environment, apps, of.Others)
+		rows, err := s.cfg.Pool.Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}

@@ -11,7 +11,17 @@ import (
 
 // MarkPlan marks up to a position, and returns how Postgres went about it.
 func (s *Store) MarkPlan(ctx context.Context, upto change.Position) (string, error) {
-	rows, err := s.cfg.Pool.Query(ctx, "explain (analyze, buffers) "+markSQL, s.markArgs(int64(upto.Epoch), int64(upto.LSN), false)...)
+	return s.plan(ctx, "text", markSQL, s.markArgs(int64(upto.Epoch), int64(upto.LSN), false))
+}
+
+// ClaimPlan claims, and returns how Postgres went about it, as JSON.
+func (s *Store) ClaimPlan(ctx context.Context, of Selection, n int) (string, error) {
+	sql, args := claimStatement(of, n)
+	return s.plan(ctx, "json", sql, args)
+}
+
+func (s *Store) plan(ctx context.Context, format, sql string, args []any) (string, error) {
+	rows, err := s.cfg.Pool.Query(ctx, "explain (analyze, buffers, format "+format+") "+sql, args...)
 	if err != nil {
 		return "", err
 	}

@@ -97,8 +97,7 @@ marked as (
          next_at = least(d.next_at,
            greatest(now() + k.wait + case when d.session is not null then $9::interval else interval '0' end,
                     d.held_until,
-                    case when k.urgency = 2
-                          and exists (select from nudge.devices v where v.device = d.device and v.app = any($10))
+                    case when k.urgency = 2 and d.app = any($10)
                          then d.pushed_at + $11::interval else d.not_before end)
            + case when k.urgency = 0 then $12::interval else interval '0' end)
     from locked k

@@ -193,7 +193,7 @@ func (w *world) settleOne(t *rapid.T) {
 	i := rapid.IntRange(0, len(w.claimed)-1).Draw(t, "which")
 	d := w.claimed[i]
 	w.claimed = slices.Delete(w.claimed, i, i+1)
-	v := rapid.SampledFrom([]device.Verdict{device.Accepted, device.Accepted, device.Later, device.Disable, device.Quarantine}).Draw(t, "verdict")
+	v := rapid.SampledFrom([]device.Verdict{device.Accepted, device.Accepted, device.Later, device.Unsent, device.Disable, device.Quarantine}).Draw(t, "verdict")
 	w.settle(t, d, v)
 	if p := w.phones[d.Device]; (v == device.Disable || v == device.Quarantine) && p != nil && p.at.Equal(d.RegisteredAt) {
 		delete(w.phones, d.Device)

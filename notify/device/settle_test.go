@@ -189,6 +189,35 @@ func TestLaterHolds(t *testing.T) {
 	}
 }
 
+// A claim that was given back unsent is no attempt, and leaves no line in the ledger.
+func TestUnsentIsNoAttempt(t *testing.T) {
+	r := newRig(t)
+	r.mark(t)
+	r.settle(t, r.due(t, r.phone("7", "a")), device.Later, func(res *device.Result) { res.After = time.Second })
+	r.pass(t, time.Second)
+	unsent := r.claim(t, "a")["a"]
+	r.settle(t, unsent, device.Unsent, func(res *device.Result) { res.After = time.Minute })
+	r.wantIn(t, "7", "a", time.Minute)
+	check := func(attempts, lines int) {
+		t.Helper()
+		if x := r.explain(t, "7", "a"); x.Attempts != attempts || len(x.Wakes) != lines || x.Wakes[lines-1].Status != string(device.Later) {
+			t.Fatalf("%d attempts, %+v", x.Attempts, x.Wakes)
+		}
+	}
+	check(1, 1)
+	from, to := r.from, r.to
+	r.settle(t, unsent, device.Unsent) // once more: the answer of the first time was lost
+	r.from, r.to = from, to
+	r.wantIn(t, "7", "a", time.Minute)
+	check(1, 1)
+	r.pass(t, time.Minute)
+	if d := r.claim(t, "a")["a"]; d.Attempts != 2 {
+		t.Errorf("attempt %d", d.Attempts)
+	}
+	r.settle(t, unsent, device.Unsent) // too late: another worker has it
+	check(2, 2)
+}
+
 // A target that is gone silences its device, by compare-and-set: a registration since then is not hit.
 func TestDisable(t *testing.T) {
 	for _, c := range []struct {

@@ -71,7 +71,7 @@ func TestMarkingReadsNoMoreThanItMarks(t *testing.T) {
 	const devices, changed = 100_000, 1000
 	r.exec(t, `insert into nudge.devices (device, user_id, road, target, target_hash, app, environment, app_version, registered_at)
 		select 'd' || lpad(i::text, 6, '0'), (i / 3)::text, 'apns', '', int4send(i), 'app', '', '', now() from generate_series(0, $1 - 1) i`, devices)
-	r.exec(t, `insert into nudge.due (device, user_id, road) select device, user_id, road from nudge.devices`)
+	r.exec(t, `insert into nudge.due (device, user_id, road, app, environment) select device, user_id, road, app, environment from nudge.devices`)
 	r.exec(t, `analyze nudge.devices`)
 	r.exec(t, `analyze nudge.due`)
 	rows := make([]row, changed)

@@ -27,7 +27,7 @@ type Config struct {
 type Lane struct {
 	Name        string // in logs and metrics, such as apns/TEAM/production
 	Road        string
-	Environment string   // "": any
+	Environment string   // a lane for every app may have "": any
 	Apps        []string // none: every app of the road
 	Sender      Sender
 

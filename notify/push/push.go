@@ -13,7 +13,7 @@ const (
 	WebPush = "webpush"
 )
 
-// Environments of APNs. The other roads have none.
+// Environments of APNs. The other roads have Production alone.
 const (
 	Production = "production"
 	Sandbox    = "sandbox"
@@ -41,7 +41,7 @@ type Store interface {
 // Selection is the devices that a lane is for.
 type Selection struct {
 	Road        string
-	Environment string   // "": any
+	Environment string   // "", with Others alone: any
 	Apps        []string // devices of these apps
 	Others      bool     // or, instead, of all apps but these
 	Urgency     int      // and only of this urgency or a higher one
