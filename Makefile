@@ -13,7 +13,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## a private Postgres, a demo app and its page: two devices syncing (ARGS="--fresh")
+run: ## a private Postgres, a demo app and its page: three devices syncing (ARGS="--fresh")
 	@if $(NEED) go; then $(GO) build -o .bin/nudge ./server; else $(DOCKER) build; fi
 	@if $(NEED) postgres; then exec .bin/nudge dev $(ARGS); else exec $(DOCKER) dev $(ARGS); fi
 
@@ -50,7 +50,7 @@ test-matrix: ## what depends on Postgres, on versions 14 to 18 (MAJORS="14 18" f
 bench = mkdir -p .bin && $(GO) build -o .bin/nudge ./server && $(GO) build -o .bin/bench-$(1) ./internal/bench/$(1) && .bin/bench-$(1) $(ARGS)
 
 .PHONY: bench
-bench: bench-feed bench-pull bench-herd bench-socket ## all of them, one after the other (some 30 minutes)
+bench: bench-feed bench-pull bench-herd bench-socket bench-push ## all of them, one after the other (some 40 minutes)
 
 .PHONY: bench-feed
 bench-feed: ## the change feed against pg_recvlogical, over one backlog (ARGS="-row1 1000000 -cpuprofile cpu")
@@ -71,6 +71,12 @@ bench-herd: ## 20,000 devices that pull within one second, against a constant an
 bench-socket: ## commit to nudge over 15,000 sockets, their memory, and what writers notice
 	@$(NEED) go postgres
 	@$(call bench,socket)
+
+.PHONY: bench-push
+bench-push: ## pushes through the providers' SDKs, marking, 100,000 due devices, a dead provider (ARGS="-only rate -cpuprofile cpu")
+	@$(NEED) go postgres
+	@mkdir -p .bin && $(GO) build -o .bin/clientsim ./clientsim
+	@$(call bench,push)
 
 .PHONY: clean
 clean: ## what was built

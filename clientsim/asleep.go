@@ -19,10 +19,8 @@ const socket = "socket"
 const app = "com.example.app"
 
 const (
-	// ownTries is how often a device asks for what it wrote itself: nobody pushes to it for that.
-	ownTries = 5
-	// workTime is what a phone gives an app that its person has opened to write.
-	workTime = 30 * time.Second
+	// lookAgain is how long an app that is open waits between two tries.
+	lookAgain = time.Second
 	// Budgets of the platforms recover in hours, which settling has not.
 	recoverEvery = 2 * time.Second
 	recoverBy    = 30 * time.Minute
@@ -82,9 +80,13 @@ func (m *member) sleep(ctx context.Context, dev *device.Device) error {
 		return ended(ctx, err)
 	}
 	m.tracker.connected()
-	if err := m.work(ctx, dev, ""); err != nil {
+	m.asleep.app.Lock()
+	err := dev.Woken(ctx, "") // the person looks at it: it tries until it has everything
+	m.asleep.app.Unlock()
+	if err != nil {
 		return ended(ctx, err)
 	}
+	m.sim.pushes.heard(m, time.Now())
 	m.dev.Store(dev)
 	for {
 		if err := m.register(ctx, dev); err != nil {
@@ -92,10 +94,14 @@ func (m *member) sleep(ctx context.Context, dev *device.Device) error {
 		}
 		select {
 		case <-m.asleep.bell:
-			for try := 0; try < ownTries && m.tracker.owes(); try++ {
+			// Nobody pushes to a device for what it wrote itself: its app asks until that has come round.
+			for m.tracker.owes() && ctx.Err() == nil {
 				dev.Wrote()
 				if err := m.work(ctx, dev, ""); err != nil {
 					return ended(ctx, err)
+				}
+				if m.tracker.owes() {
+					_ = waitUntil(ctx, time.Now().Add(lookAgain))
 				}
 			}
 		case <-ctx.Done():
@@ -132,7 +138,7 @@ func (m *member) register(ctx context.Context, dev *device.Device) error {
 			return err
 		}
 		m.sim.stats.lose(err)
-		if waitUntil(ctx, time.Now().Add(time.Second)) != nil {
+		if waitUntil(ctx, time.Now().Add(lookAgain)) != nil {
 			return ctx.Err()
 		}
 	}
@@ -157,28 +163,27 @@ func (m *member) pushed(ctx context.Context, nudge string) {
 		return
 	}
 	m.sim.pushes.woke(m)
-	if m.tracker.nudged() {
-		m.sim.pushes.toOrigin.Add(1)
-	}
 	if err := m.work(ctx, dev, nudge); err != nil {
 		m.sim.stats.lose(err)
 	}
 }
 
-// work is a pull and an acknowledgement. If it fails the server may not know what the device holds.
+// work is a pull and an acknowledgement, tried until ctx ends.
 func (m *member) work(ctx context.Context, dev *device.Device, nudge string) error {
 	m.asleep.busy.Add(1)
 	defer m.asleep.busy.Add(-1)
 	m.asleep.app.Lock()
 	defer m.asleep.app.Unlock()
-	limited, cancel := context.WithTimeout(ctx, workTime)
-	defer cancel()
-	err := dev.Woken(limited, nudge)
-	if nudge == "" {
-		m.sim.pushes.heard(m, time.Now())
-	}
-	if err != nil {
-		m.tracker.doubt()
+	err := dev.Woken(ctx, nudge)
+	now := time.Now()
+	switch {
+	case err != nil:
+		m.sim.pushes.failed(now)
+	case nudge == "":
+		m.sim.pushes.heard(m, now)
+		fallthrough
+	default:
+		m.tracker.acknowledged(now)
 	}
 	if _, stop := errors.AsType[*device.StopError](err); !stop {
 		return nil // the next push, or the next launch, makes good for it

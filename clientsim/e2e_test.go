@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nudgesync/nudge/clientsim/provider"
 )
 
 // duration of the runs against the real server.
@@ -75,12 +77,17 @@ func TestChaosPush(t *testing.T) {
 	kills, between := 1, 5*time.Second
 	if os.Getenv("NUDGE_LONG") != "" {
 		size = struct{ users, rate, duration, settle string }{"2000", "100", "120s", "180s"}
-		kills, between = 3, 30*time.Second
+		kills, between = 3, 25*time.Second
 	}
 	done := make(chan struct{})
 	killed := make(chan int, 1)
 	go func() {
 		n := 0
+		// There are writes from the first push on.
+		pushed := func(e provider.Entry) bool { return e.Event == provider.EventAnswered }
+		if _, err := p.Log().Wait(t.Context(), 0, pushed); err != nil {
+			t.Error(err)
+		}
 		for range kills {
 			select {
 			case <-done:

@@ -262,6 +262,9 @@ func (m *member) onSaved(page *wire.Page, received int) {
 func (m *member) onLost(err error) {
 	m.tracker.left()
 	m.sim.stats.lose(err)
+	if m.sim.pushes != nil {
+		m.sim.pushes.failed(time.Now())
+	}
 }
 
 func (m *member) held(rows []device.Row) oracle.Held {

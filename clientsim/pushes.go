@@ -4,8 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nudgesync/nudge/clientsim/provider"
@@ -23,10 +23,11 @@ const slack = time.Second
 
 // pushes is what is known of the pushes of a run. Safe for concurrent use.
 type pushes struct {
-	apart    map[string]time.Duration // the budgets
-	toOrigin atomic.Int64             // whose only cause can be the device's own write; a lower bound
+	apart map[string]time.Duration // the budgets
 
 	mu       sync.Mutex
+	toOrigin int64       // whose only cause can be the device's own write; a lower bound
+	outages  []time.Time // when the server could not be reached, once a second at most
 	roads    map[string]*roadStats
 	phones   map[*member]*phoneStats
 	jumps    []jump
@@ -112,6 +113,12 @@ func (p *pushes) answered(m *member, status int, at time.Time) {
 		}
 	}
 	ph := p.phone(m)
+	// A server that was killed may have forgotten what it was told just before.
+	if settled, only := m.tracker.spared(at); only && !slices.ContainsFunc(p.outages, func(o time.Time) bool {
+		return o.Sub(settled).Abs() < heardWithin
+	}) {
+		p.toOrigin++
+	}
 	ph.accepted++
 	r.Most = max(r.Most, ph.accepted)
 	asked := false
@@ -127,6 +134,15 @@ func (p *pushes) answered(m *member, status int, at time.Time) {
 		r.Early++
 	}
 	ph.last = at
+}
+
+// failed notes that the server could not be reached.
+func (p *pushes) failed(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.outages); n == 0 || now.Sub(p.outages[n-1]) > time.Second {
+		p.outages = append(p.outages, now)
+	}
 }
 
 // jumped notes that the clock was moved on by d, to now.
@@ -240,7 +256,7 @@ func (p *pushSummary) ok() bool {
 func (p *pushes) summary(members []*member, failed map[provider.Name]int64) *pushSummary {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	sum := &pushSummary{Roads: map[string]*roadStats{}, ToOrigin: p.toOrigin.Load()}
+	sum := &pushSummary{Roads: map[string]*roadStats{}, ToOrigin: p.toOrigin}
 	for _, m := range members {
 		if m.road != socket {
 			p.road(m.road).Devices++

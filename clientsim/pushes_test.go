@@ -2,6 +2,7 @@ package main
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nudgesync/nudge/server/wire"
@@ -62,6 +63,46 @@ func TestPushesPastTheBudget(t *testing.T) {
 			if sum.ok() != (tt.want == 0) {
 				t.Errorf("ok: %v", sum.ok())
 			}
+		})
+	}
+}
+
+// A push is for the device's own write alone if it had said that it has everything, and only it has written since.
+func TestPushesToTheOrigin(t *testing.T) {
+	for name, tt := range map[string]struct {
+		play func(m *member, p *pushes) // after it has said so
+		want int64
+	}{
+		"nobody wrote":      {func(*member, *pushes) {}, 0},
+		"it wrote":          {func(m *member, _ *pushes) { m.tracker.expect(expected{own: true}) }, 1},
+		"another one wrote": {func(m *member, _ *pushes) { m.tracker.expect(expected{}) }, 0},
+		"both wrote":        {func(m *member, _ *pushes) { m.tracker.expect(expected{}); m.tracker.expect(expected{own: true}) }, 0},
+		"what it said is lost": {func(m *member, p *pushes) {
+			p.failed(time.Now())
+			m.tracker.expect(expected{own: true})
+		}, 0},
+		"it was away": {func(m *member, _ *pushes) {
+			m.tracker.left()
+			m.tracker.connected()
+			m.tracker.acknowledged(time.Now())
+			m.tracker.expect(expected{})
+			m.tracker.expect(expected{own: true})
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, m := newPushes(map[string]time.Duration{}), &member{road: wire.RoadFCM}
+				m.tracker.connected()
+				time.Sleep(backFor)
+				m.tracker.acknowledged(time.Now())
+				time.Sleep(time.Millisecond)
+				tt.play(m, p)
+				time.Sleep(2 * heardWithin)
+				p.answered(m, 200, time.Now())
+				if got := p.summary(nil, nil).ToOrigin; got != tt.want {
+					t.Errorf("%d pushes to the origin, want %d", got, tt.want)
+				}
+			})
 		})
 	}
 }

@@ -32,6 +32,12 @@ type tracker struct {
 	pending map[row][]expected
 	foreign bool // another device wrote since the newest nudge that found nothing pending
 	own     bool // so did this one
+
+	// Of a device without a socket, for judging the pushes that were sent to it.
+	since     time.Time // when it came
+	foreignAt time.Time // the newest write of another device
+	ownAt     time.Time // of its own
+	settledAt time.Time // it had said to have everything, and no write of another one was on its way
 }
 
 // expect notes a write before it commits. It is not measured for a device that is away: its delay would
@@ -40,9 +46,9 @@ func (t *tracker) expect(e expected) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e.own {
-		t.own = true
+		t.own, t.ownAt = true, time.Now()
 	} else {
-		t.foreign = true
+		t.foreign, t.foreignAt = true, time.Now()
 	}
 	if !t.online {
 		return
@@ -78,7 +84,7 @@ func (t *tracker) withdraw(e expected) {
 func (t *tracker) connected() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.online = true
+	t.online, t.since = true, time.Now()
 }
 
 func (t *tracker) left() {
@@ -92,33 +98,54 @@ func (t *tracker) left() {
 func (t *tracker) nudged() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, list := range t.pending {
-		if slices.ContainsFunc(list, func(e expected) bool { return !e.own }) {
-			return false
-		}
+	if t.awaits(false) {
+		return false
 	}
 	only := t.own && !t.foreign
 	t.foreign, t.own = false, false
 	return only
 }
 
-// doubt notes that the server may not know what the device holds: the next nudge can have that cause.
-func (t *tracker) doubt() {
+// What the server can't know yet: what it was told a moment ago, and what a device missed that has just come back.
+const (
+	heardWithin = 5 * time.Second
+	backFor     = 15 * time.Second
+)
+
+// acknowledged notes that the device has just said what it holds.
+func (t *tracker) acknowledged(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.foreign = true
+	if t.online && now.Sub(t.since) >= backFor && !t.awaits(false) {
+		t.settledAt = now
+	}
+}
+
+// spared reports whether a push that was sent at that time can have no cause but the device's own writes: it had
+// everything of the others, had said so long enough before, and only it has written since. settled is when it had
+// said so. It errs towards false.
+func (t *tracker) spared(sent time.Time) (settled time.Time, only bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.settledAt, !t.settledAt.IsZero() && t.foreignAt.Before(t.settledAt) && !t.awaits(false) &&
+		t.ownAt.After(t.settledAt) && t.ownAt.Before(sent) && sent.Sub(t.settledAt) > heardWithin
+}
+
+// awaits reports whether a write, of the device's own or of another one, has yet to show. mu is held.
+func (t *tracker) awaits(own bool) bool {
+	for _, list := range t.pending {
+		if slices.ContainsFunc(list, func(e expected) bool { return e.own == own }) {
+			return true
+		}
+	}
+	return false
 }
 
 // owes reports whether the device has yet to show a write of its own.
 func (t *tracker) owes() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, list := range t.pending {
-		if slices.ContainsFunc(list, func(e expected) bool { return e.own }) {
-			return true
-		}
-	}
-	return false
+	return t.awaits(true)
 }
 
 // waiting is how many rows the device has yet to show.

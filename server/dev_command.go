@@ -1,25 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/nudgesync/nudge/internal/devpg"
-	"github.com/nudgesync/nudge/server/attach"
+	"github.com/nudgesync/nudge/clientsim/provider"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/config"
 	"github.com/nudgesync/nudge/server/dev"
@@ -47,8 +36,9 @@ type devCommand struct {
 	psql      string // the program
 
 	// Set as it starts.
-	source  string // the DSN in use
-	keyFile string
+	source    string // the DSN in use
+	keyFile   string
+	providers *provider.Providers
 }
 
 func newDevCommand(a *app) *cobra.Command {
@@ -57,7 +47,8 @@ func newDevCommand(a *app) *cobra.Command {
 		Use:   "dev",
 		Short: "Show it all on this machine: a private Postgres, a demo app, a page",
 		Long: `Start a private Postgres with a small medication app in it, attach to it, serve, and show one
-user's phone and tablet on a page.
+user's phone and tablet on a page, beside a phone in a pocket that only a push can wake. Apple's and Google's push
+services are simulated here too ("clientsim providers" says what they can do), so nothing leaves this machine.
 
 The database is kept between runs, below $XDG_STATE_HOME/nudge. Nothing listens beyond loopback
 unless --listen says so; whoever reaches the page can sign in as any of the demo's users.`,
@@ -87,7 +78,7 @@ unless --listen says so; whoever reaches the page can sign in as any of the demo
 }
 
 // run starts everything and returns when ctx has ended and everything is stopped: the node first,
-// then the page's connections, then Postgres.
+// then the page's connections, then the simulated push services, then Postgres.
 func (d *devCommand) run(ctx context.Context) (err error) {
 	d.keyFile = filepath.Join(filepath.Dir(devStatePath(d.app)), "dev.key")
 	if err := dev.EnsureKey(d.keyFile); err != nil {
@@ -118,6 +109,10 @@ func (d *devCommand) run(ctx context.Context) (err error) {
 			}
 		}()
 	}
+	if d.providers, err = d.startProviders(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	defer d.providers.Close()
 	cfg, err := d.nodeConfig()
 	if err != nil {
 		return err
@@ -126,105 +121,6 @@ func (d *devCommand) run(ctx context.Context) (err error) {
 		return err
 	}
 	return d.serve(ctx, cfg)
-}
-
-// startPostgres starts the private cluster and makes the demo's database in it.
-func (d *devCommand) startPostgres(ctx context.Context) (*devpg.Cluster, error) {
-	dir := ""
-	if !d.ephemeral {
-		dir = d.clusterDir()
-	}
-	if dir != "" {
-		if pid, ok := clusterRuns(dir); ok {
-			return nil, fail("dev_running", nil, fmt.Sprintf("the database in %s is in use by process %d", dir, pid),
-				"stop the other nudge dev first, or use --ephemeral")
-		}
-	}
-	if d.fresh && dir != "" {
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, fail("dev_state", err, "remove the old database")
-		}
-	}
-	pg, err := devpg.Start(ctx, devpg.Options{Dir: dir, Fsync: dir != "", Logger: d.log})
-	if err != nil {
-		return nil, fail("dev_postgres", err, "start a private Postgres", "or name a running one with --dsn")
-	}
-	if _, err := exec.LookPath(d.psql); err != nil {
-		d.psql = filepath.Join(pg.Bin(), "psql")
-	}
-	d.source = pg.DSN(devDatabase)
-	if err := createDatabase(ctx, pg.DSN("postgres")); err != nil {
-		stopCtx, done := context.WithTimeout(context.WithoutCancel(ctx), devStopWithin)
-		defer done()
-		return nil, errors.Join(err, pg.Stop(stopCtx))
-	}
-	return pg, nil
-}
-
-// clusterDir is where the private cluster is kept. Root's home is closed to the user that Postgres
-// runs as then, so root has it where system services keep theirs.
-func (d *devCommand) clusterDir() string {
-	if os.Geteuid() == 0 && d.getenv("XDG_STATE_HOME") == "" {
-		return "/var/lib/nudge/pg"
-	}
-	return filepath.Join(filepath.Dir(devStatePath(d.app)), "pg")
-}
-
-// clusterRuns returns the process that a cluster is in use by, if it is.
-func clusterRuns(dir string) (pid int, ok bool) {
-	data, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
-	if err != nil {
-		return 0, false
-	}
-	first, _, _ := bytes.Cut(data, []byte("\n"))
-	pid, err = strconv.Atoi(string(first))
-	return pid, err == nil && syscall.Kill(pid, 0) == nil
-}
-
-func createDatabase(ctx context.Context, maintenance string) error {
-	conn, err := pgx.Connect(ctx, maintenance)
-	if err != nil {
-		return fail("dev_postgres", err, "connect to the private Postgres")
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	var there bool
-	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)", devDatabase).Scan(&there); err != nil {
-		return fail("dev_postgres", err, "look for the demo's database")
-	}
-	if there {
-		return nil
-	}
-	if _, err := conn.Exec(ctx, "create database "+devDatabase); err != nil {
-		return fail("dev_postgres", err, "create the demo's database")
-	}
-	return nil
-}
-
-// prepare brings the database to where serve can start: the app's schema and seed, then nudge's.
-func (d *devCommand) prepare(ctx context.Context, cfg *config.Config) error {
-	conn, err := pgx.Connect(ctx, d.source)
-	if err != nil {
-		return fail("dev_connect", err, "connect to the demo's database")
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if err := dev.Prepare(ctx, conn, time.Now()); err != nil {
-		if errors.Is(err, dev.ErrForeignTables) {
-			return fail("dev_foreign_tables", err, "set up the demo", "name a database of its own: create database demo")
-		}
-		return fail("dev_prepare", err, "set up the demo")
-	}
-	spec, err := attachSpec(cfg)
-	if err != nil {
-		return err
-	}
-	plan, err := attach.Plan(ctx, conn, spec)
-	if err != nil {
-		return fail("dev_attach", err, "attach to the demo's database")
-	}
-	if err := attach.Apply(ctx, conn, plan, io.Discard); err != nil {
-		return fail("dev_attach", err, "attach to the demo's database", "nudge check says what is missing")
-	}
-	return nil
 }
 
 // nodeConfig is the nudge.yaml that the demo would have.
@@ -242,6 +138,10 @@ func (d *devCommand) nodeConfig() (*config.Config, error) {
 		Claims:   config.Claims{User: "sub", Device: devDeviceClaim},
 	}
 	cfg.Listen = config.Listen{Public: d.listen, Admin: d.admin}
+	var err error
+	if cfg.Push, err = d.pushConfig(d.providers); err != nil {
+		return nil, err
+	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -265,11 +165,14 @@ func (d *devCommand) serve(ctx context.Context, cfg *config.Config) error {
 	defer db.Close()
 	page, err := dev.New(dev.Config{
 		DB: db, Verifier: verifier, Psql: psql, Log: d.log,
-		Sign: func(user, device string) (string, error) { return d.token(user, device, devSessionTTL) },
+		Sign:   func(user, device string) (string, error) { return d.token(user, device, devSessionTTL) },
+		Phones: d.providers, Explain: d.explain(db, cfg.Source.Slot),
 	})
 	if err != nil {
 		return err
 	}
+	// The node waits for requests when it stops, and the page has one under way that waits for news.
+	defer context.AfterFunc(ctx, page.Close)()
 
 	var state []byte // as written; only Ready's goroutine, then this one, touches it
 	ready := make(chan struct{})
@@ -306,84 +209,4 @@ func (d *devCommand) token(user, device string, ttl time.Duration) (string, erro
 		Issuer: s.issuer, Audience: s.audience, Issued: now, Expires: now.Add(ttl),
 		Named: map[string]string{s.user: user, s.device: device},
 	})
-}
-
-// announce writes dev.json and tells the person what to do. It returns what it wrote.
-func (d *devCommand) announce(psql, public, admin string) ([]byte, error) {
-	page := "http://" + public
-	state, err := json.MarshalIndent(devState{
-		URL: page, Admin: "http://" + admin, DSN: d.source, SigningKeyFile: d.keyFile, Providers: map[string]any{},
-	}, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(devStatePath(d.app), state, 0o600); err != nil {
-		return nil, fail("dev_state", err, "write dev.json")
-	}
-	token, err := d.token(strconv.Itoa(dev.DemoUser), "", devTokenTTL)
-	if err != nil {
-		return nil, err
-	}
-	kept := "in " + d.clusterDir() + ", kept; --fresh throws it away"
-	switch {
-	case d.dsn != "":
-		kept = "the one of --dsn"
-	case d.ephemeral:
-		kept = "in a temporary directory, gone at the end"
-	}
-	_, err = fmt.Fprintf(d.stdout, `
-nudge is running. Ctrl-C stops it.
-
-  Database   %s
-  Admin      http://%s
-
-  Pull as a device of user %d does (the token is good for %.0f hours):
-
-TOKEN=%s
-curl -H "Authorization: Bearer $TOKEN" -H "Nudge-Device: curl" %s/v1/changes
-
-  Change a row behind its back, and watch both devices:
-
-%s
-
-  Or send a crowd:
-
-go run ./clientsim run --users 200 --devices 3 --rate 200 --duration 30s
-
-  The page   %s/
-`, kept, admin, dev.DemoUser, devTokenTTL.Hours(), token, page, psql, page)
-	return state, err
-}
-
-// withdraw removes dev.json, unless another nudge dev has put its own there.
-func (d *devCommand) withdraw(state []byte) {
-	path := devStatePath(d.app)
-	if now, err := os.ReadFile(path); err == nil && bytes.Equal(now, state) {
-		_ = os.Remove(path) // a stale one is noticed when nobody answers there
-	}
-}
-
-// nextFree is addr, or addr with the next port that nobody listens on and that is not taken's. When
-// all fail it is addr, and listening there says why.
-func nextFree(ctx context.Context, addr, taken string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	first, err := strconv.Atoi(port)
-	if err != nil {
-		return addr
-	}
-	var lc net.ListenConfig
-	for p := first; p < first+100; p++ {
-		next := net.JoinHostPort(host, strconv.Itoa(p))
-		if next == taken {
-			continue
-		}
-		if l, err := lc.Listen(ctx, "tcp", next); err == nil {
-			_ = l.Close()
-			return next
-		}
-	}
-	return addr
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nudgesync/nudge/clientsim/provider"
 	"github.com/nudgesync/nudge/server/auth"
 )
 
@@ -25,11 +26,11 @@ const (
 
 // devState is dev.json: where a running `nudge dev` is to be found.
 type devState struct {
-	URL            string         `json:"url"`
-	Admin          string         `json:"admin"`
-	DSN            string         `json:"dsn"`
-	SigningKeyFile string         `json:"signing_key_file"`
-	Providers      map[string]any `json:"providers"`
+	URL            string             `json:"url"`
+	Admin          string             `json:"admin"`
+	DSN            string             `json:"dsn"`
+	SigningKeyFile string             `json:"signing_key_file"`
+	Providers      provider.Addresses `json:"providers"`
 }
 
 // devStatePath is where dev.json lies: $XDG_STATE_HOME/nudge, or below ~/.local/state.

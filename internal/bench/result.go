@@ -83,7 +83,7 @@ func (r Result) judge() string {
 		return "below"
 	case r.Must == 0 && r.Goal == 0:
 		return "-"
-	case reaches(r.Goal):
+	case r.Goal != 0 && reaches(r.Goal):
 		return "goal"
 	case r.Must == 0 || reaches(r.Must):
 		return "must"

@@ -23,10 +23,12 @@ func TestVerdict(t *testing.T) {
 		"must": {
 			with(higher, func(r *bench.Result) { r.Ratio = 0.5 }), with(lower, func(r *bench.Result) { r.Ratio = 4 }),
 			with(lower, func(r *bench.Result) { r.Ratio, r.Must = 9, 0 }),
+			with(higher, func(r *bench.Result) { r.Ratio, r.Goal = 0.9, 0 }),
 		},
 		"below": {
 			with(higher, func(r *bench.Result) { r.Ratio = 0.4 }), with(lower, func(r *bench.Result) { r.Ratio = 5 }),
 			with(lower, func(r *bench.Result) { r.Ratio, r.Broken = 1, "an answer of 503" }),
+			with(higher, func(r *bench.Result) { r.Ratio, r.Goal = 0.4, 0 }),
 		},
 		"-":                   {{Ratio: 3, Better: "lower"}},
 		"goal, floor suspect": {with(higher, func(r *bench.Result) { r.Ratio, r.Floor, r.Usual = 0.9, 69, 100 }), with(higher, func(r *bench.Result) { r.Ratio, r.Floor, r.Usual = 0.9, 131, 100 })},

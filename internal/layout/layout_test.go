@@ -45,7 +45,7 @@ var table = map[string][]string{
 	"server/pull":   {"changefeed/change", "changefeed/changelog", "changefeed/route", "changefeed/snapshot", "changefeed/tail", "changefeed/value", "server/admit", "server/wire"},
 	"server/api":    {"changefeed/change", "notify/device", "notify/hub", "server/auth", "server/pull", "server/wire"},
 	"server/attach": {"changefeed/route", "migrations"},
-	"server/dev":    {"server/auth", "server/wire"},
+	"server/dev":    {"clientsim/provider", "server/auth", "server/wire"},
 
 	"server/dev/browsertest": {},
 
@@ -61,6 +61,7 @@ var table = map[string][]string{
 	"internal/bench/herd":   {"internal/bench", "internal/bench/floor", "internal/bench/site"},
 	"internal/bench/socket": {"internal/bench", "internal/bench/floor", "internal/bench/site", "server/wire"},
 	"internal/bench/feed":   {"changefeed", "changefeed/change", "changefeed/changelog", "changefeed/pgoutput", "changefeed/route", "changefeed/value", "internal/bench", "internal/devpg", "migrations"},
+	"internal/bench/push":   {"changefeed/change", "changefeed/changelog", "internal/bench", "internal/devpg", "migrations", "notify/device", "notify/push", "notify/push/apns", "notify/push/fcm", "notify/push/webpush"},
 	"internal/devpg":        {},
 	"internal/devpg/pgtest": {"internal/devpg"},
 	"internal/layout":       {},

@@ -13,6 +13,10 @@ const (
 	mostSettled = 500
 )
 
+// claimAhead is how much of a lane's work is claimed at a time. A device that comes by itself meanwhile is pushed to all
+// the same, so it is short.
+const claimAhead = 2 * time.Second
+
 // lane is one sender at work. One goroutine claims, some send, one settles.
 type lane struct {
 	Lane
@@ -88,7 +92,7 @@ func (l *lane) run(ctx context.Context) {
 	all.Wait()
 }
 
-// claim keeps the workers busy: it claims what they can send in a quarter of a lease.
+// claim keeps the workers busy: it claims what they can send within claimAhead.
 func (l *lane) claim(ctx context.Context) {
 	defer close(l.work)
 	pause := l.cfg.Poll
@@ -149,12 +153,11 @@ func (l *lane) room(now time.Time) (n int, probe bool, wait time.Duration) {
 	case probe:
 		return 1, true, 0
 	}
-	quarter := l.cfg.Lease / 4
 	target := 2 * l.Workers
 	if l.mean > 0 {
-		target = max(target, int(float64(l.Workers)*float64(quarter)/float64(l.mean)))
+		target = max(target, int(float64(l.Workers)*float64(claimAhead)/float64(l.mean)))
 	}
-	target = max(1, min(target, int(pace*quarter.Seconds()), mostClaimed))
+	target = max(1, min(target, int(pace*claimAhead.Seconds()), mostClaimed))
 	if 2*l.held > target { // few at a time would be many statements
 		return 0, false, l.cfg.Lease
 	}

@@ -129,16 +129,11 @@ func readDevice(w http.ResponseWriter, r *http.Request) (string, error) {
 	var body struct {
 		Device string `json:"device"`
 	}
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(&body)
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return "", wire.NewProblem(wire.TooLarge, "")
-	case err != nil:
-		return "", wire.NewProblem(wire.RequestInvalid, `the body must be {"device":"…"}`)
-	case !deviceName.MatchString(body.Device):
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := decode(r, &body); err != nil {
+		return "", err
+	}
+	if !deviceName.MatchString(body.Device) {
 		return "", badDevice()
 	}
 	return body.Device, nil

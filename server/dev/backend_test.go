@@ -1,6 +1,7 @@
 package dev_test
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/nudgesync/nudge/clientsim/provider"
 	"github.com/nudgesync/nudge/server/auth"
 	"github.com/nudgesync/nudge/server/dev"
 	"github.com/nudgesync/nudge/server/wire"
@@ -22,7 +24,10 @@ type backend struct {
 	*httptest.Server
 	conn *pgx.Conn
 	dsn  string
-	sign func(user, device string, ttl time.Duration) string
+	stop func() // ends what waits
+
+	phones *provider.Providers
+	sign   func(user, device string, ttl time.Duration) string
 }
 
 func newBackend(t *testing.T) *backend {
@@ -47,16 +52,26 @@ func newBackend(t *testing.T) *backend {
 			Named: map[string]string{"sub": user, "did": device},
 		})
 	}
+	phones, err := provider.Start(context.Background(), provider.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(phones.Close)
 	app, err := dev.New(dev.Config{
 		DB: db, Verifier: verifier, Psql: "psql …", Log: slog.New(slog.DiscardHandler),
-		Sign: func(user, device string) (string, error) { return mint(user, device, time.Hour) },
+		Sign:   func(user, device string) (string, error) { return mint(user, device, time.Hour) },
+		Phones: phones,
+		Explain: func(_ context.Context, user, device string) (dev.Verdict, error) {
+			return dev.Verdict{Says: device + " of " + user, Stale: true}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(app)
 	t.Cleanup(server.Close)
-	return &backend{Server: server, conn: conn, dsn: dsn, sign: func(user, device string, ttl time.Duration) string {
+	t.Cleanup(app.Close)
+	return &backend{Server: server, conn: conn, dsn: dsn, phones: phones, stop: app.Close, sign: func(user, device string, ttl time.Duration) string {
 		token, err := mint(user, device, ttl)
 		if err != nil {
 			t.Fatal(err)

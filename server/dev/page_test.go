@@ -69,7 +69,7 @@ func TestPageIsSelfContained(t *testing.T) {
 			todo = append(todo, m[1]+m[2])
 		}
 	}
-	for _, name := range []string{"style.css", "client.js", "rows.js", "device.js"} {
+	for _, name := range []string{"style.css", "client.js", "background.js", "rows.js", "device.js", "pocket.js"} {
 		if !seen[name] {
 			t.Errorf("%s is not loaded", name)
 		}
@@ -118,21 +118,25 @@ func TestPsqlLineKeepsThePassword(t *testing.T) {
 }
 
 func TestEnsureKey(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state", "dev.key")
-	if err := dev.EnsureKey(path); err != nil {
-		t.Fatal(err)
-	}
-	first, err := os.ReadFile(path)
-	if err != nil || len(first) < 32 {
-		t.Fatalf("a key of %d bytes: %v", len(first), err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, want 0600 (%v)", info.Mode(), err)
-	}
-	if err := dev.EnsureKey(path); err != nil {
-		t.Fatal(err)
-	}
-	if second, _ := os.ReadFile(path); string(second) != string(first) {
-		t.Error("a second run made another key")
+	for name, ensure := range map[string]func(path string) error{"signing": dev.EnsureKey, "device": dev.EnsureDeviceKey} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "state", "dev.key")
+			if err := ensure(path); err != nil {
+				t.Fatal(err)
+			}
+			first, err := os.ReadFile(path)
+			if err != nil || len(first) < 32 {
+				t.Fatalf("a key of %d bytes: %v", len(first), err)
+			}
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("mode %v, want 0600 (%v)", info.Mode(), err)
+			}
+			if err := ensure(path); err != nil {
+				t.Fatal(err)
+			}
+			if second, _ := os.ReadFile(path); string(second) != string(first) {
+				t.Error("a second run made another key")
+			}
+		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ type Page struct {
 
 	mu       sync.Mutex
 	messages []string // what the page wrote to its console
+	forgiven string   // messages that contain it are expected; "": none is
 }
 
 // Open starts a browser with an empty profile and opens a URL. The browser ends with the test. An
@@ -73,13 +75,18 @@ func Open(t testing.TB, url string) *Page {
 		stop()
 		<-listened
 		for _, m := range p.messages {
-			t.Error("console:", m)
+			if p.forgiven == "" || !strings.Contains(m, p.forgiven) {
+				t.Error("console:", m)
+			}
 		}
 	})
 	t.Cleanup(p.Close)
 	p.Do(chromedp.Navigate(url))
 	return p
 }
+
+// Forgive lets the console have messages that contain a text.
+func (p *Page) Forgive(text string) { p.forgiven = text }
 
 // find looks for Chromium under the names that it has.
 func find() (string, error) {

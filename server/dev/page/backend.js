@@ -37,3 +37,46 @@ async function ask(path, init) {
   if (!response.ok) throw new Problem(body);
   return body;
 }
+
+/** The phone that an app without a socket is on, simulated by the demo's backend. */
+export class Phone {
+  #token;
+
+  /** @param {() => Promise<string>} token */
+  constructor(token) {
+    this.#token = token;
+  }
+
+  /** Gets the phone, of platform "ios" or "android": {road, app, environment, target, switches, run}. */
+  get(platform) {
+    return this.#ask("PUT", "", { platform });
+  }
+
+  /** Changes what the phone goes through: offline, force_quit, no_background, low_power, doze, open. */
+  change(switches) {
+    return this.#ask("PATCH", "", switches);
+  }
+
+  /** Lets an hour pass. */
+  later() {
+    return this.#ask("POST", "/later");
+  }
+
+  /** What the push service and the phone have done since an entry, once there is something: {entries, since}. */
+  log(since) {
+    return this.#ask("GET", `/log?${new URLSearchParams({ since })}`);
+  }
+
+  /** Why the device is stale: {says, stale}. */
+  why() {
+    return this.#ask("GET", "/why");
+  }
+
+  async #ask(method, path, body) {
+    return ask(`/demo/pocket${path}`, {
+      method,
+      headers: { authorization: `Bearer ${await this.#token()}`, ...(body && { "content-type": "application/json" }) },
+      body: body && JSON.stringify(body),
+    });
+  }
+}

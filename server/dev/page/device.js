@@ -1,12 +1,10 @@
-// One device on the page: the screen of a small medication app on top of a nudge client.
+// One device on the page that holds a socket: the screen of a small medication app on top of a nudge client.
 
 import { refill, session, toggle } from "./backend.js";
 import { Client } from "./client.js";
-import { count, fill, painted, setTexts, size } from "./dom.js";
+import { painted, setTexts, size } from "./dom.js";
 import { Rows } from "./rows.js";
-
-const INTAKES = "public.intakes";
-const MEDICATIONS = "public.medications";
+import { age, brought, INTAKES, MEDICATIONS, Screen } from "./screen.js";
 
 const states = {
   offline: "Offline",
@@ -16,19 +14,17 @@ const states = {
   stopped: "Stopped",
 };
 
-const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-
 export class Device {
   #kind;
   #lane;
   #id;
   #root;
+  #screen;
   #rows;
   #client;
   #token = "";
   #seen = { nudges: 0, pulls: 0, bytes: 0 };
   #own = null; // facts of the own write under way: {bytes, ms}
-  #items = new Map(); // row id → its element
 
   constructor({ kind, lane, user, id, root }) {
     this.#kind = kind;
@@ -44,13 +40,24 @@ export class Device {
       rows: this.#rows,
       token: async () => (this.#token = (await session(user, id)).token),
     });
-    this.#build();
+    this.#screen = new Screen(root, {
+      icon: kind,
+      heard: "Nudges",
+      tick: (button, item) => {
+        const verb = item.dataset.taken === "true" ? "took back" : "ticked off";
+        this.#write(button, INTAKES, `${verb} ${item.dataset.name}`, () => toggle(this.#token, id, item.dataset.id));
+      },
+      refill: (button, item) => this.#write(button, MEDICATIONS, `refilled ${item.dataset.name}`,
+        () => refill(this.#token, id, item.dataset.id)),
+    });
+    this.#screen.button("link").addEventListener("click", () => this.#link());
+    this.#screen.button("reinstall").addEventListener("click", () => this.#client.reinstall());
     this.#listen();
   }
 
   /** Shows what the device holds already, and goes online. */
   start() {
-    if (this.#rows.whole) this.#show();
+    if (this.#rows.whole) this.#screen.show(this.#rows);
     this.#client.connect();
   }
 
@@ -62,7 +69,7 @@ export class Device {
     on("nudge", () => {
       this.#seen.nudges++;
       this.#lane.pulse(this.#kind, "down");
-      this.#figures();
+      this.#screen.figures(this.#seen);
     });
     on("pulled", (loop) => this.#pulled(loop));
     on("failed", ({ code }) => this.#lane.add(this.#kind, "problem", `was refused: ${code}`));
@@ -77,8 +84,8 @@ export class Device {
     const why = code === 4504 ? "Open in another tab" : states[state];
     setTexts(this.#root, { status: why });
     const down = state === "offline" || state === "stopped";
-    this.#button("link").textContent = down ? "Go online" : "Go offline";
-    for (const item of this.#items.values()) this.#enable(item);
+    this.#screen.button("link").textContent = down ? "Go online" : "Go offline";
+    this.#screen.enable(state === "online");
     if (state === "online" && !behind) this.#lane.add(this.#kind, "link", "is connected and up to date: nothing to pull");
     if (state === "offline") this.#lane.add(this.#kind, "link", "went offline");
     if (state === "stopped") this.#lane.add(this.#kind, "problem", `was told to stop (${code})`);
@@ -88,9 +95,10 @@ export class Device {
     this.#seen.pulls++;
     this.#seen.bytes += bytes;
     const touched = new Set(why === "connect" || why === "reinstall" ? [] : changes.map((c) => c.key?.id));
-    this.#show(touched);
+    this.#screen.show(this.#rows, touched);
+    this.#screen.figures(this.#seen);
     await painted();
-    const ms = Math.max(0, Math.round(performance.timeOrigin + performance.now() - newest(changes)));
+    const ms = age(changes);
     if (why === "own write") {
       if (this.#own) {
         this.#own.bytes += bytes;
@@ -137,126 +145,11 @@ export class Device {
       item.removeAttribute("aria-busy");
     }
   }
-
-  // --- the screen ---------------------------------------------------------------------------------
-
-  #build() {
-    this.#root.append(fill(document.getElementById("device"), { name: this.#root.getAttribute("aria-label") }));
-    this.#root.querySelector("use").setAttribute("href", `#i-${this.#kind}`);
-    this.#root.dataset.state = "offline";
-    this.#button("link").addEventListener("click", () => this.#link());
-    this.#button("reinstall").addEventListener("click", () => this.#client.reinstall());
-    this.#figures();
-  }
-
-  // Only ever called when the rows are whole.
-  #show(touched = new Set()) {
-    const medications = new Map(this.#rows.of(MEDICATIONS).map((m) => [m.id, m]));
-    const intakes = latestDay(this.#rows.of(INTAKES));
-    this.#list("intakes", intakes, touched, (intake) => this.#intake(intake, medications));
-    const cabinet = [...medications.values()].sort((a, b) => a.name.localeCompare(b.name));
-    this.#list("medications", cabinet, touched, (medication) => this.#medication(medication));
-
-    const taken = intakes.filter((i) => i.taken_at).length;
-    setTexts(this.#root, { progress: intakes.length ? `${taken} of ${intakes.length} taken` : "Nothing planned" });
-    this.#root.querySelector("[data-meter]").style.setProperty("--part", intakes.length ? taken / intakes.length : 0);
-    this.#figures();
-  }
-
-  #intake(intake, medications) {
-    const { name = "Unknown", dose = "", color = "" } = medications.get(intake.medication_id) ?? {};
-    const taken = Boolean(intake.taken_at);
-    const item = this.#item(intake.id, "intake", (it) => {
-      const button = it.querySelector("button");
-      button.addEventListener("click", () => {
-        const verb = it.dataset.taken === "true" ? "Took back" : "Ticked off";
-        this.#write(button, INTAKES, `${verb.toLowerCase()} ${it.dataset.name}`,
-          () => toggle(this.#token, this.#id, intake.id));
-      });
-    });
-    const due = clock.format(new Date(intake.due_at));
-    setTexts(item, { name, dose, when: due });
-    Object.assign(item.dataset, { taken, color, name });
-    const button = item.querySelector("button");
-    button.setAttribute("aria-pressed", taken);
-    button.setAttribute("aria-label", `${name} ${dose}, due ${due}, ${taken ? "taken" : "not taken"}`);
-    return item;
-  }
-
-  #medication(medication) {
-    const item = this.#item(medication.id, "medication", (it) => {
-      const button = it.querySelector("button");
-      button.addEventListener("click", () => this.#write(button, MEDICATIONS, `refilled ${it.dataset.name}`,
-        () => refill(this.#token, this.#id, medication.id)));
-    });
-    setTexts(item, { name: medication.name, stock: `${medication.stock} left` });
-    Object.assign(item.dataset, { color: medication.color, name: medication.name, stock: medication.stock });
-    item.querySelector("button").setAttribute("aria-label", `Refill ${medication.name}`);
-    return item;
-  }
-
-  // Elements are kept over updates, so that focus stays where it is.
-  #item(id, template, wire) {
-    let item = this.#items.get(id);
-    if (!item) {
-      item = document.getElementById(template).content.firstElementChild.cloneNode(true);
-      item.dataset.id = id;
-      wire(item);
-      this.#items.set(id, item);
-    }
-    this.#enable(item);
-    return item;
-  }
-
-  #enable(item) {
-    item.querySelector("button").disabled = this.#client.state !== "online";
-  }
-
-  #list(name, rows, touched, render) {
-    const list = this.#root.querySelector(`[data-list="${name}"]`);
-    const items = rows.map(render);
-    items.forEach((item, i) => {
-      if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null);
-    });
-    while (list.children.length > items.length) {
-      this.#items.delete(list.lastChild.dataset.id);
-      list.lastChild.remove();
-    }
-    for (const item of items) {
-      if (!touched.has(item.dataset.id)) continue;
-      item.classList.remove("fresh");
-      void item.offsetWidth; // so that the same animation starts again
-      item.classList.add("fresh");
-    }
-  }
-
-  #figures() {
-    const { nudges, pulls, bytes } = this.#seen;
-    setTexts(this.#root, { nudges, pulls, bytes: size(bytes) });
-    Object.assign(this.#root.dataset, { nudges, pulls });
-  }
-
-  #button(name) {
-    return this.#root.querySelector(`[data-do="${name}"]`);
-  }
-}
-
-// The intakes of the newest day that has any: today's, unless the database slept over midnight.
-function latestDay(intakes) {
-  const day = (intake) => new Date(intake.due_at).toDateString();
-  const sorted = intakes.sort((a, b) => Date.parse(a.due_at) - Date.parse(b.due_at));
-  return sorted.length ? sorted.filter((i) => day(i) === day(sorted.at(-1))) : [];
-}
-
-function newest(changes) {
-  return Math.max(...changes.map((c) => Date.parse(c.row?.updated_at ?? 0)));
 }
 
 function story(why, changes) {
-  const reset = changes.find((c) => c.op === "reset");
-  const rows = changes.filter((c) => c.op !== "reset" && c.op !== "sweep").length;
-  if (reset) return `pulled everything: ${count(rows, "row")} (${reset.reason})`;
-  const got = rows ? `pulled ${count(rows, "change")}` : "pulled, nothing new";
+  const got = brought(changes);
+  if (changes.some((c) => c.op === "reset")) return got;
   if (why === "nudge") return `was nudged and ${got}`;
   if (why === "connect") return `came back and ${got}`;
   return got;

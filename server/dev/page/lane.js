@@ -1,25 +1,27 @@
-// The lane between the devices: what happened, newest first, and a dot that shows which way it went.
+// The lane below the devices: what happened, newest first, and dots that show which way it went.
 
 import { fill } from "./dom.js";
 
 const KEPT = 60;
 
-const names = { phone: "Phone", tablet: "Tablet" };
+const names = { phone: "Phone", tablet: "Tablet", pocket: "Pocket" };
 
-export class Lane {
+/** Dispatches "added" {side, kind} for each line. */
+export class Lane extends EventTarget {
   #list;
   #template;
   #still = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor() {
+    super();
     this.#list = document.getElementById("events");
     this.#template = document.getElementById("event");
   }
 
   /**
    * Adds a line.
-   * @param {"phone"|"tablet"} side
-   * @param {string} kind  own · nudge · pull · link · problem
+   * @param {"phone"|"tablet"|"pocket"} side
+   * @param {string} kind  own · nudge · push · pull · held · link · problem
    * @param {string} what
    * @param {string[]} facts  sizes and times
    */
@@ -30,13 +32,15 @@ export class Lane {
     item.querySelector("use").setAttribute("href", `#i-${side}`);
     this.#list.prepend(item);
     while (this.#list.children.length > KEPT) this.#list.lastChild.remove();
+    this.dispatchEvent(new CustomEvent("added", { detail: { side, kind } }));
   }
 
-  /** Sends a dot along a device's line: "up" to the database, "down" to the device. */
+  /** Sends a dot along a device's line, or that of the push service: "up" to the database, "down" from it. */
   pulse(side, way) {
     if (this.#still.matches) return;
     const line = document.querySelector(`[data-line="${side}"]`);
-    const outward = (side === "tablet") === (way === "down"); // left to right
+    const right = side === "push" || side === "pocket"; // where the line is, seen from the database
+    const outward = right === (way === "down"); // left to right
     const ends = outward ? ["0%", "100%"] : ["100%", "0%"];
     line.firstElementChild.animate(
       [

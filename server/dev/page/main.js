@@ -1,8 +1,9 @@
-// Puts the two devices of one user on the page. ?user=3 shows somebody else's.
+// Puts the devices of one user on the page. ?user=3 shows somebody else's.
 
 import { session } from "./backend.js";
 import { Device } from "./device.js";
 import { Lane } from "./lane.js";
+import { Pocket } from "./pocket.js";
 
 const DEMO_USER = "7";
 
@@ -16,7 +17,14 @@ try {
   const devices = ["phone", "tablet"].map((kind) => new Device({
     kind, lane, user, id: installation(kind), root: document.getElementById(kind),
   }));
+  const pocket = new Pocket({
+    lane, user, id: installation("pocket"), root: document.getElementById("pocket"), panel: document.getElementById("pocket-panel"),
+  });
   for (const device of devices) device.start();
+  lane.addEventListener("added", ({ detail: { side } }) => {
+    if (side !== "pocket") pocket.look(); // what the others write or hear of concerns this one too
+  });
+  pocket.start();
 } catch (error) {
   const notice = document.getElementById("notice");
   notice.textContent = `The demo’s backend does not answer: ${error.message}`;
