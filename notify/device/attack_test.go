@@ -144,53 +144,39 @@ func TestA07RegistrationRacesTheMarker(t *testing.T) {
 			r.wantDue(t, "7", "a", r.head())
 		}
 	})
-	t.Run("the pass waits for a registration under way", func(t *testing.T) {
-		r := newRig(t)
-		r.mark(t)
-		phone := r.phone("7", "a")
-		at := r.commit(t, of("7", ""))[0]
-		// The registration has looked where the marker stands, and has yet to commit.
-		s, stopped, resume := r.stoppedAt(t, beforeCommit)
-		var g errgroup.Group
-		g.Go(func() error {
-			_, err := s.Register(t.Context(), phone)
-			return err
+	// One of them has looked where the other stands, and has yet to commit.
+	pass := func(t *testing.T, s *device.Store, _ device.Registration) error {
+		_, err := s.NewMarker(nil).Mark(t.Context())
+		return err
+	}
+	registration := func(t *testing.T, s *device.Store, phone device.Registration) error {
+		_, err := s.Register(t.Context(), phone)
+		return err
+	}
+	for name, c := range map[string]struct {
+		stopped, waits func(*testing.T, *device.Store, device.Registration) error
+	}{
+		"the pass waits for a registration under way": {registration, pass},
+		"a registration waits for the pass under way": {pass, registration},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.mark(t)
+			phone := r.phone("7", "a")
+			at := r.commit(t, of("7", ""))[0]
+			s, stopped, resume := r.stoppedAt(t, beforeCommit)
+			var g errgroup.Group
+			g.Go(func() error { return c.stopped(t, s, phone) })
+			<-stopped
+			g.Go(func() error { return c.waits(t, r.store, phone) })
+			r.awaitWaiting(t)
+			close(resume)
+			if err := g.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			r.wantDue(t, "7", "a", at)
 		})
-		<-stopped
-		g.Go(func() error {
-			_, err := r.marker.Mark(t.Context())
-			return err
-		})
-		r.awaitWaiting(t)
-		close(resume)
-		if err := g.Wait(); err != nil {
-			t.Fatal(err)
-		}
-		r.wantDue(t, "7", "a", at)
-	})
-	t.Run("a registration waits for the pass under way", func(t *testing.T) {
-		r := newRig(t)
-		r.mark(t)
-		phone := r.phone("7", "a")
-		at := r.commit(t, of("7", ""))[0]
-		s, stopped, resume := r.stoppedAt(t, beforeCommit)
-		var g errgroup.Group
-		g.Go(func() error {
-			_, err := s.NewMarker(nil).Mark(t.Context())
-			return err
-		})
-		<-stopped
-		g.Go(func() error {
-			_, err := r.store.Register(t.Context(), phone)
-			return err
-		})
-		r.awaitWaiting(t)
-		close(resume)
-		if err := g.Wait(); err != nil {
-			t.Fatal(err)
-		}
-		r.wantDue(t, "7", "a", at)
-	})
+	}
 }
 
 // awaitWaiting returns once somebody waits for the marking table's lock.

@@ -58,6 +58,30 @@ func TestClaimingReadsNoMoreThanItClaims(t *testing.T) {
 	}
 }
 
+// A device is found under the app and environment that it registered last, and under no others.
+func TestClaimsGoByTheLastRegistration(t *testing.T) {
+	r := newRig(t)
+	r.mark(t)
+	phone := r.phone("7", "a")
+	r.register(t, phone)
+	phone.App, phone.Environment = "other", "sandbox"
+	r.register(t, phone)
+	r.commit(t, of("7", ""))
+	r.mark(t)
+	for _, app := range []string{"app", "other"} {
+		for _, environment := range []string{"production", "sandbox", ""} {
+			got, err := r.store.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Environment: environment, Apps: []string{app}}, 10)
+			want := app == "other" && environment == "sandbox"
+			if err != nil || (len(got) == 1) != want {
+				t.Errorf("%s %q: %+v, %v", app, environment, got, err)
+			}
+			if want && len(got) == 1 && (got[0].App != app || got[0].Environment != environment) {
+				t.Errorf("%+v", got[0])
+			}
+		}
+	}
+}
+
 // plan is a node of what EXPLAIN (ANALYZE, FORMAT JSON) prints. Its rows are those of one loop.
 type plan struct {
 	Node    string  `json:"Node Type"`

@@ -87,6 +87,8 @@ func (c Config) Validate() error {
 			return fmt.Errorf("push: lane %q needs name, road and sender", l.Name)
 		case names[l.Name]:
 			return fmt.Errorf("push: two lanes are named %s", l.Name)
+		case len(l.Apps) > 0 && l.Environment == "":
+			return fmt.Errorf("push: lane %s names apps, and not of which environment", l.Name)
 		case l.Workers < 1 || l.Rate <= 0:
 			return fmt.Errorf("push: lane %s: %d workers, rate %g", l.Name, l.Workers, l.Rate)
 		}

@@ -318,7 +318,8 @@ func TestValidate(t *testing.T) {
 		"same app": {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{
 			lane(s, "a"), {Name: "b", Road: push.APNs, Environment: push.Production, Apps: []string{"a"}, Sender: s},
 		}},
-		"no workers": {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{{Name: "a", Road: "apns", Sender: s, Workers: -1}}},
+		"no environment": {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{{Name: "a", Road: "fcm", Apps: []string{"a"}, Sender: s}}},
+		"no workers":     {Store: newMemory(), Log: slog.Default(), Metrics: new(push.Metrics), Lanes: []push.Lane{{Name: "a", Road: "apns", Sender: s, Workers: -1}}},
 	} {
 		if _, err := push.New(cfg); err == nil {
 			t.Errorf("%s is accepted", name)

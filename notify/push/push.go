@@ -76,7 +76,7 @@ type Due struct {
 	RegisteredAt           time.Time // and was not registered anew
 	Nudge                  string    // the id of this wake-up, which the device echoes
 	Urgency                int
-	Attempts               int // claims since the device became due, this one included
+	Attempts               int // claims in a row without success, this one included and those given back unsent not
 	DueSince               time.Time
 	Claim                  int64
 }

@@ -104,7 +104,9 @@ func (w *world) fcm(account *provider.FCMAccount, project string) {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(s.Close)
-	w.lanes = append(w.lanes, push.Lane{Name: "fcm/" + project, Road: push.FCM, Apps: []string{app}, Sender: s, Floor: 10 * time.Second})
+	w.lanes = append(w.lanes, push.Lane{
+		Name: "fcm/" + project, Road: push.FCM, Environment: push.Production, Apps: []string{app}, Sender: s, Floor: 10 * time.Second,
+	})
 }
 
 // senders adds the usual ones.
