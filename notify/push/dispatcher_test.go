@@ -265,6 +265,32 @@ func TestSingleBadTokens(t *testing.T) {
 	})
 }
 
+// What one user registers, however bad and often, stops nobody else's pushes.
+func TestOneUsersBadTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(_ context.Context, m push.Message) push.Answer {
+			time.Sleep(20 * time.Millisecond)
+			if m.Target.Value == "bad" {
+				return push.Answer{Outcome: push.Disable, Reason: "BadDeviceToken", Doubt: true}
+			}
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		}), "app")}})
+		for range 20 {
+			bad := ios("app")
+			bad.User, bad.Target = "mallory", push.Target{Kind: "token", Value: "bad"}
+			s.due(30, bad)
+			s.due(3, ios("app"))
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(15 * time.Second)
+		if s.count(push.Sent) != 60 || s.count(push.Disabled) != 600 {
+			t.Errorf("%d sent, %d disabled", s.count(push.Sent), s.count(push.Disabled))
+		}
+	})
+}
+
 // A 410 that is older than the registration is about another installation.
 func TestGoneBeforeRegistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -486,6 +512,49 @@ func TestLease(t *testing.T) {
 		defer mu.Unlock()
 		if len(claimed) > s.count(push.Sent)+8 {
 			t.Errorf("%d were sent and %d settled", len(claimed), s.count(push.Sent))
+		}
+	})
+}
+
+// A lease begins when the store gives it, not when its answer has come.
+func TestLeaseOfASlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		s.slow = 14 * time.Second
+		var mu sync.Mutex
+		sent := 0
+		l := lane(sender(func(_ context.Context, m push.Message) push.Answer {
+			const answered, held, settled = 10 * time.Second, 10 * time.Second, 5 * time.Second
+			if left := s.lease(m.Nudge); left < answered+held+settled {
+				t.Errorf("a push begins with %v of its lease left", left)
+			}
+			mu.Lock()
+			sent++
+			took := 5 * time.Millisecond
+			if sent > 300 { // after hundreds of quick answers hundreds are claimed at once
+				took = 9 * time.Second
+			}
+			mu.Unlock()
+			time.Sleep(took)
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		}), "app")
+		s.due(2000, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
+		time.Sleep(5 * time.Minute)
+	})
+}
+
+// A store that has gone silent, as a database does behind a dead network, is asked again.
+func TestSilentStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := &silent{memory: newMemory()}
+		s.due(1, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(accepts(0), "app")}})
+		time.Sleep(time.Minute)
+		if n := s.count(push.Sent); n != 1 {
+			t.Errorf("%d settled a minute later", n)
 		}
 	})
 }

@@ -88,7 +88,7 @@ func (l *lane) doubtful(j job, r Result, a Answer, heard bool) []Result {
 	switch {
 	case !heard:
 		return []Result{later(r, l.reopens(now))}
-	case !j.probe && !l.guard.note(true):
+	case !j.probe && !l.guard.doubt(j.due.User):
 		r.Verdict = condemned(a.Outcome)
 		l.guard.hold(r, now.Add(l.cfg.Hold))
 		if a.Outcome == Quarantine {
@@ -125,7 +125,7 @@ func (l *lane) worked(heard bool) {
 // sane tells the guard of an answer that only right settings bring about. Called with mu held.
 func (l *lane) sane(heard bool) {
 	if heard {
-		l.guard.note(false)
+		l.guard.sane()
 	}
 }
 
