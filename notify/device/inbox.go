@@ -2,6 +2,8 @@ package device
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +30,9 @@ type Event struct {
 const (
 	flushEvery   = time.Second
 	flushTimeout = 10 * time.Second
+	// mostFlushed is how many devices are written in one statement: so many that another is the exception, and few
+	// enough for flushTimeout. If the database was away for a while there are many.
+	mostFlushed = 10_000
 	// pause is how long a device that is at it is left alone.
 	pause = 30 * time.Second
 	// most is how often an acknowledgement is written that is ahead of the marker. One that is dropped after that
@@ -164,21 +169,32 @@ select m.epoch, least(m.lsn, m.all_lsn), p.roads, p.after
   from (select array_agg(road) as roads, array_agg(after) as after from pulled) p
   left join nudge.marking m on m.slot = $1`
 
-// Flush writes what was heard so far, in one statement. What could not be written is kept.
+// Flush writes what was heard so far, in one statement, or in several of mostFlushed devices. What could not be written
+// is kept.
 func (b *Inbox) Flush(ctx context.Context) error {
 	b.mu.Lock()
 	heard := b.heard
 	b.heard = map[name]entry{}
 	b.mu.Unlock()
-	if len(heard) == 0 {
-		return nil
+	var err error
+	for of := range slices.Chunk(slices.Collect(maps.Keys(heard)), mostFlushed) {
+		var marked change.Position
+		if err == nil {
+			attempt, cancel := context.WithTimeout(ctx, flushTimeout)
+			marked, err = b.store.flush(attempt, of, heard)
+			cancel()
+		}
+		b.keep(of, heard, marked, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-	defer cancel()
-	marked, err := b.store.flush(ctx, heard)
+	return err
+}
+
+// keep keeps what was not written, and acknowledgements whose marks may be still to come.
+func (b *Inbox) keep(of []name, heard map[name]entry, marked change.Position, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for at, e := range heard {
+	for _, at := range of {
+		e := heard[at]
 		if err == nil {
 			// Its marks are all there and it has cleared them, or they are still to come.
 			e = entry{acked: e.acked, left: e.left - 1}
@@ -188,7 +204,6 @@ func (b *Inbox) Flush(ctx context.Context) error {
 		}
 		b.heard[at] = e.then(b.heard[at])
 	}
-	return err
 }
 
 // Run flushes once a second, and once more after ctx has ended. It is called once; its error is always nil.
