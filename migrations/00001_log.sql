@@ -96,8 +96,10 @@ create index devices_silenced on nudge.devices (reason) where status <> 'active'
 -- are (epoch, lsn, seq). Every writer of several rows locks them in the order of their device ids.
 create table nudge.due (
     device      text primary key references nudge.devices on delete cascade,
-    user_id     text     not null,
+    user_id     text     not null,      -- the device's, as are road, app and environment
     road        text     not null,
+    app         text     not null,
+    environment text     not null,
     acked_epoch bigint,                 -- what it acknowledged last, as far as it was of interest
     acked_lsn   bigint,
     acked_seq   integer,
@@ -118,7 +120,8 @@ create table nudge.due (
 ) with (fillfactor = 70);
 
 create index due_user on nudge.due (user_id);
-create index due_next on nudge.due (road, next_at) where next_at is not null;
+-- With app and environment, so that whoever sends for one app passes by another one's backlog within the index.
+create index due_next on nudge.due (road, next_at, app, environment) where next_at is not null;
 
 -- How far the log has been gone through for due devices. Whoever registers a device locks the table in row
 -- exclusive mode, and a marker in share row exclusive mode: so each sees what the other did before it.

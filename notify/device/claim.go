@@ -36,11 +36,19 @@ const pushPrefix = "p."
 // claimSQL skips rows that another worker has, and so waits for nobody. Who was revoked since registering is
 // found here and never claimed; the row goes, so that the next claim does not find it again. The ledger's line is
 // written first, for a phone that pulls before its provider's answer is settled.
-const claimSQL = `
+//
+// It has two forms, so that the index passes by the devices of other apps: one whose provider is away may have a
+// backlog of hundreds of thousands.
+func claimSQL(others bool) string {
+	apps := `d.app = any($6)`
+	if others {
+		apps = `d.app <> all($6)`
+	}
+	return `
 with picked as materialized (
-  select d.device from nudge.due d join nudge.devices v on v.device = d.device
+  select d.device from nudge.due d
    where d.road = $1 and d.next_at <= now() and d.urgency >= $4
-     and ($5 = '' or v.environment = $5) and (v.app = any($6)) <> $7
+     and ($5 = '' or d.environment = $5) and ` + apps + `
    order by d.next_at limit $2 for update of d skip locked),
 revoked as (
   update nudge.devices v set status = 'disabled', reason = '` + ReasonRevoked + `'
@@ -65,6 +73,7 @@ ledger as (
   select nudge, device, user_id, road, due_epoch, due_lsn, due_seq, 'sent', now() from claimed)
 select device, user_id, road, app, environment, target, target_hash, registered_at, nudge,
        due_epoch, due_lsn, due_seq, urgency, attempts, due_since from claimed`
+}
 
 // unreadable is when a device is tried again whose target no configured key opens.
 const unreadable = time.Hour
@@ -84,11 +93,12 @@ func (s *Store) Claim(ctx context.Context, of Selection, n int) ([]Due, error) {
 	if apps == nil {
 		apps = []string{}
 	}
+	sql := claimSQL(of.Others)
 	var out []Due
 	var sealed [][]byte
 	err := attempts(ctx, func(ctx context.Context) error {
 		out, sealed = nil, nil
-		rows, err := s.cfg.Pool.Query(ctx, claimSQL, of.Road, n, Lease, of.Urgency, of.Environment, apps, of.Others)
+		rows, err := s.cfg.Pool.Query(ctx, sql, of.Road, n, Lease, of.Urgency, of.Environment, apps)
 		if err != nil {
 			return err
 		}

@@ -98,7 +98,7 @@ marked as (
            greatest(now() + k.wait + case when d.session is not null then $9::interval else interval '0' end,
                     d.held_until,
                     case when k.urgency = 2
-                          and exists (select from nudge.devices v where v.device = d.device and v.app = any($10))
+                          and d.app = any($10)
                          then d.pushed_at + $11::interval else d.not_before end)
            + case when k.urgency = 0 then $12::interval else interval '0' end)
     from locked k

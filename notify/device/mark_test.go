@@ -116,7 +116,7 @@ func TestEverybodyIsMarkedPageByPage(t *testing.T) {
 	const n = 2500
 	r.exec(t, `insert into nudge.devices (device, user_id, road, target, target_hash, app, environment, app_version, registered_at)
 		select 'd' || lpad(i::text, 5, '0'), i::text, 'fcm', '', int4send(i), 'app', '', '', now() from generate_series(1, $1) i`, n)
-	r.exec(t, `insert into nudge.due (device, user_id, road) select device, user_id, road from nudge.devices`)
+	r.exec(t, `insert into nudge.due (device, user_id, road, app, environment) select device, user_id, road, app, environment from nudge.devices`)
 	first := r.commit(t, everybody())[0]
 	dueFor := func(p change.Position) (devices int) {
 		t.Helper()

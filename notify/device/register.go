@@ -77,17 +77,18 @@ head as (
   union all
   select m.epoch, m.lsn, 0 from m where not m.follows
    order by lsn desc, seq desc limit 1)
-insert into nudge.due as d (device, user_id, road, acked_epoch, acked_lsn, acked_seq,
+insert into nudge.due as d (device, user_id, road, app, environment, acked_epoch, acked_lsn, acked_seq,
        due_epoch, due_lsn, due_seq, due_since, urgency, session, next_at)
-select reg.device, reg.user_id, reg.road, $3, $4, $5,
+select reg.device, reg.user_id, reg.road, reg.app, reg.environment, $3, $4, $5,
        head.epoch, head.lsn, head.seq, case when head.epoch is not null then now() end, 1, $7::text,
        case when head.epoch is not null then now() + $6::interval end
   from reg left join head on true where reg.road <> 'none'
 on conflict (device) do update
-   set (user_id, road, acked_epoch, acked_lsn, acked_seq, due_epoch, due_lsn, due_seq, due_since, urgency, session,
-        next_at, held_until, attempts, pushes, nudge)
-     = (excluded.user_id, excluded.road, excluded.acked_epoch, excluded.acked_lsn, excluded.acked_seq, excluded.due_epoch,
-        excluded.due_lsn, excluded.due_seq, excluded.due_since, excluded.urgency, coalesce(excluded.session, d.session),
+   set (user_id, road, app, environment, acked_epoch, acked_lsn, acked_seq, due_epoch, due_lsn, due_seq, due_since,
+        urgency, session, next_at, held_until, attempts, pushes, nudge)
+     = (excluded.user_id, excluded.road, excluded.app, excluded.environment, excluded.acked_epoch, excluded.acked_lsn,
+        excluded.acked_seq, excluded.due_epoch, excluded.due_lsn, excluded.due_seq, excluded.due_since,
+        excluded.urgency, coalesce(excluded.session, d.session),
         case when excluded.next_at is not null then greatest(excluded.next_at, d.not_before) end, null, 0, 0, null)
  where (select renewed from reg)`
 

@@ -93,7 +93,7 @@ update nudge.due d
                case when d.due_epoch is null then null
                     when not accepted then now() + pause
                     when not moved then now() + least(every * 2 ^ least(d.pushes, 16), $10::interval)
-                    when d.urgency = 2 and v.app = any($11) then now() + $12::interval
+                    when d.urgency = 2 and d.app = any($11) then now() + $12::interval
                     else now() + every end,
                null
           from (select r.verdict = 'accepted' as accepted,
@@ -103,7 +103,6 @@ update nudge.due d
   from r
   join held h on h.device = r.device
   join nudge.wakes w on w.nudge = r.nudge
-  join nudge.devices v on v.device = r.device
  where d.device = r.device and d.nudge = r.nudge and not exists (select from targets t where t.device = r.device)`
 
 // Settle writes what became of claimed devices, in one statement.

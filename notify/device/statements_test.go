@@ -72,7 +72,7 @@ func TestFlushOfMany(t *testing.T) {
 	const devices = 15_000
 	r.exec(t, `insert into nudge.devices (device, user_id, road, target, target_hash, app, environment, app_version, registered_at)
 		select 'd' || lpad(i::text, 5, '0'), i::text, 'apns', '', int4send(i), 'app', '', '', now() from generate_series(0, $1 - 1) i`, devices)
-	r.exec(t, `insert into nudge.due (device, user_id, road) select device, user_id, road from nudge.devices`)
+	r.exec(t, `insert into nudge.due (device, user_id, road, app, environment) select device, user_id, road, app, environment from nudge.devices`)
 	for n := range 7 { // Postgres thinks of another plan from the sixth on
 		r.exec(t, `update nudge.due set due_epoch = $1, due_lsn = $2, due_seq = 1, next_at = now()`, int64(r.epoch), int64(r.lsn-10))
 		for i := range devices {
@@ -95,7 +95,7 @@ func TestMarkingReadsNoMoreThanItMarks(t *testing.T) {
 	const devices, changed = 100_000, 1000
 	r.exec(t, `insert into nudge.devices (device, user_id, road, target, target_hash, app, environment, app_version, registered_at)
 		select 'd' || lpad(i::text, 6, '0'), (i / 3)::text, 'apns', '', int4send(i), 'app', '', '', now() from generate_series(0, $1 - 1) i`, devices)
-	r.exec(t, `insert into nudge.due (device, user_id, road) select device, user_id, road from nudge.devices`)
+	r.exec(t, `insert into nudge.due (device, user_id, road, app, environment) select device, user_id, road, app, environment from nudge.devices`)
 	r.exec(t, `analyze nudge.devices`)
 	r.exec(t, `analyze nudge.due`)
 	rows := make([]row, changed)
@@ -120,4 +120,27 @@ func TestMarkingReadsNoMoreThanItMarks(t *testing.T) {
 	if os.Getenv("NUDGE_TEST_LOG") != "" {
 		t.Log(plan)
 	}
+}
+
+// Whoever claims devices of one app looks at no device of another, whose provider may be away with hundreds of
+// thousands due.
+func TestClaimPassesByOtherApps(t *testing.T) {
+	r := newRig(t)
+	r.mark(t)
+	r.exec(t, `insert into nudge.devices (device, user_id, road, target, target_hash, app, environment, app_version, registered_at)
+		select 'd' || lpad(i::text, 5, '0'), i::text, 'fcm', '', int4send(i), 'dead', '', '', now() from generate_series(0, 19999) i`)
+	r.exec(t, `insert into nudge.due (device, user_id, road, app, environment, due_epoch, due_lsn, due_seq, due_since, next_at)
+		select device, user_id, road, app, environment, $1, 1000, 1, now(), now() from nudge.devices`, int64(r.epoch))
+	r.exec(t, `analyze nudge.devices`)
+	r.exec(t, `analyze nudge.due`)
+	plan, err := r.store.ClaimPlan(t.Context(), device.Selection{Road: device.RoadFCM, Apps: []string{"alive"}}, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(plan) {
+		if strings.Contains(line, "Index Cond: ") && strings.Contains(line, "next_at <= now()") && strings.Contains(line, "app = ANY") {
+			return
+		}
+	}
+	t.Errorf("the index does not choose the app:\n%s", plan)
 }

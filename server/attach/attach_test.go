@@ -284,7 +284,7 @@ func TestRolesMayDoTheirWorkAndNoMore(t *testing.T) {
 		{feed, "delete from nudge.settings", ""},
 		{feed, `insert into nudge.devices (device, user_id, road, app, environment, app_version, registered_at)
 		        values ('d', 'u', 'none', '', '', '', now()) on conflict (device) do update set app = ''`, ""},
-		{feed, "insert into nudge.due (device, user_id, road) values ('d', 'u', 'fcm')", ""},
+		{feed, "insert into nudge.due (device, user_id, road, app, environment) values ('d', 'u', 'fcm', 'app', '')", ""},
 		{feed, "do $$ begin lock table nudge.marking in row exclusive mode; end $$", ""},
 		{feed, "do $$ begin lock table nudge.marking in share row exclusive mode; end $$", ""},
 		{feed, "insert into nudge.marking (slot, epoch, lsn) values ('s', 1, 1)", ""},
