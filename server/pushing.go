@@ -246,18 +246,17 @@ func (s dueStore) Settle(ctx context.Context, results []push.Result) error {
 			Device: r.Due.Device, Nudge: r.Due.Nudge, Hash: r.Due.Hash, RegisteredAt: r.Due.RegisteredAt,
 			Reason: r.Reason, ID: r.ID, After: r.Wait, Gone: r.Gone,
 		}
-		switch r.Verdict {
-		case push.Sent:
+		switch {
+		case !r.Attempted:
+			out[i].Verdict = device.Unsent
+		case r.Verdict == push.Sent:
 			out[i].Verdict = device.Accepted
-		case push.Disabled:
+		case r.Verdict == push.Disabled:
 			out[i].Verdict = device.Disable
-		case push.Quarantined:
+		case r.Verdict == push.Quarantined:
 			out[i].Verdict = device.Quarantine
 		default:
 			out[i].Verdict = device.Later
-		}
-		if !r.Attempted && r.Reason == "" {
-			out[i].Reason = "not_sent"
 		}
 	}
 	return s.Store.Settle(ctx, out)

@@ -13,6 +13,7 @@ type Verdict string
 const (
 	Accepted   Verdict = "accepted"   // the provider has it: wait for the pull, repeat if none comes
 	Later      Verdict = "later"      // the device stays due, After from now
+	Unsent     Verdict = "unsent"     // likewise; nothing was sent, so the ledger forgets it, and it was no attempt
 	Disable    Verdict = "disable"    // the target is gone
 	Quarantine Verdict = "quarantine" // the target does not fit
 )
@@ -26,7 +27,7 @@ type Result struct {
 	Verdict      Verdict
 	Reason       string        // as the provider put it
 	ID           string        // the provider's own id of the push, if it has one
-	After        time.Duration // of Later; a Disable that does not apply is tried again after that, or a minute
+	After        time.Duration // of Later and Unsent; a Disable that does not apply is tried again after that, or a minute
 	// Gone, if not zero, is since when the provider knows the target to be gone (APNs 410): a device that
 	// registered after that is not disabled.
 	Gone time.Time
@@ -80,13 +81,15 @@ gone as (
 ledger as (
   update nudge.wakes w
      set status = r.verdict, reason = r.reason, provider_id = r.id, answered_at = now()
-    from r where w.nudge = r.nudge and w.answered_at is null)
+    from r where w.nudge = r.nudge and w.answered_at is null and r.verdict <> 'unsent'),
+unsent as (
+  delete from nudge.wakes w using r where w.nudge = r.nudge and w.answered_at is null and r.verdict = 'unsent')
 update nudge.due d
    set (pushed_at, not_before, held_until, attempts, pushes, urgency, next_at, nudge)
      = (select case when accepted then now() else d.pushed_at end,
                case when accepted then now() + every else d.not_before end,
                case when not accepted then now() + pause end,
-               case when accepted then 0 else d.attempts end,
+               case when accepted then 0 else greatest(0, d.attempts - (r.verdict = 'unsent')::int) end,
                d.pushes + accepted::int,
                -- Who was shown an alert is not shown it again for having slept through it.
                case when accepted and not moved then least(d.urgency, 1) else d.urgency end,
@@ -98,7 +101,7 @@ update nudge.due d
                null
           from (select r.verdict = 'accepted' as accepted,
                        case d.road when 'apns' then $13::interval when 'fcm' then $14::interval else $15::interval end as every,
-                       greatest(r.after, case when r.verdict = 'later' then interval '0' else interval '1 minute' end) as pause,
+                       greatest(r.after, case when r.verdict in ('later', 'unsent') then interval '0' else interval '1 minute' end) as pause,
                        (d.due_epoch, d.due_lsn, d.due_seq) > (w.epoch, w.lsn, w.seq) as moved) x)
   from r
   join held h on h.device = r.device
