@@ -30,6 +30,7 @@ type memory struct {
 
 type row struct {
 	push.Due
+	since    time.Time
 	next     time.Time // zero: nothing to do
 	disabled push.Verdict
 }
@@ -46,14 +47,13 @@ func (s *memory) due(n int, like push.Due) []string {
 	for range n {
 		d := like
 		d.Device = fmt.Sprintf("d%d", len(s.devices))
-		d.DueSince = time.Now()
 		if d.User == "" { // each has a phone
 			d.User = "of " + d.Device
 		}
 		if d.Target.Value == "" {
 			d.Target = push.Target{Kind: "token", Value: "secret-" + d.Device}
 		}
-		s.devices[d.Device] = &row{Due: d, next: time.Now()}
+		s.devices[d.Device] = &row{Due: d, since: time.Now(), next: time.Now()}
 		names = append(names, d.Device)
 	}
 	return names
@@ -81,6 +81,7 @@ func (s *memory) Claim(ctx context.Context, of push.Selection, n int) ([]push.Du
 		r.next = now.Add(time.Minute)
 		r.Claim++
 		r.Attempts++
+		r.DueFor = now.Sub(r.since)
 		r.Nudge = fmt.Sprintf("p.%s.%d", r.Device, r.Claim)
 		out = append(out, r.Due)
 	}
