@@ -6,12 +6,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/nudgesync/nudge/changefeed/change"
 )
 
-// flush writes what was heard of some of the devices. It returns the position below which every change had been marked.
-func (s *Store) flush(ctx context.Context, of []name, heard map[name]entry) (change.Position, error) {
+// flush writes what was heard of some of the devices.
+func (s *Store) flush(ctx context.Context, of []name, heard map[name]entry) error {
 	n := len(of)
 	device, user := make([]string, 0, n), make([]string, 0, n)
 	epoch, lsn, seq := make([]*int64, 0, n), make([]*int64, 0, n), make([]*int32, 0, n)
@@ -25,21 +23,20 @@ func (s *Store) flush(ctx context.Context, of []name, heard map[name]entry) (cha
 		atIt, refund = append(atIt, e.atIt), append(refund, e.refund)
 		nudge, session, ended = append(nudge, orNull(e.nudge)), append(session, orNull(e.session)), append(ended, orNull(e.ended))
 	}
-	var markedEpoch, markedLSN *int64
 	var roads []string
 	var after []time.Duration
 	err := attempts(ctx, func(ctx context.Context) error {
 		// Planned anew each time: a plan that does not know how many devices there are compares each with each.
 		return s.cfg.Pool.QueryRow(ctx, flushSQL, pgx.QueryExecModeCacheDescribe, s.cfg.Slot, device, user, epoch, lsn, seq, atIt, refund, nudge,
-			session, ended, pause, s.cfg.Grace).Scan(&markedEpoch, &markedLSN, &roads, &after)
+			session, ended, pause, s.cfg.Grace).Scan(&roads, &after)
 	})
 	if err != nil {
-		return change.Position{}, fmt.Errorf("write acknowledgements: %w", err)
+		return fmt.Errorf("write acknowledgements: %w", err)
 	}
 	if s.cfg.Pulled != nil {
 		for i, road := range roads {
 			s.cfg.Pulled(road, after[i])
 		}
 	}
-	return position(markedEpoch, markedLSN, new(int32)), nil
+	return nil
 }
