@@ -232,7 +232,7 @@ func (s dueStore) Claim(ctx context.Context, of push.Selection, n int) ([]push.D
 	for i, d := range claimed {
 		out[i] = push.Due{
 			Device: d.Device, User: d.User, Road: d.Road, App: d.App, Environment: d.Environment, Target: push.Target(d.Target),
-			Hash: d.Hash, RegisteredAt: d.RegisteredAt, Nudge: d.Nudge, Urgency: int(d.Urgency), Attempts: d.Attempts, DueSince: d.DueSince,
+			Hash: d.Hash, RegisteredAt: d.RegisteredAt, Nudge: d.Nudge, Urgency: int(d.Urgency), Attempts: d.Attempts, DueFor: d.DueFor,
 		}
 	}
 	return out, nil

@@ -22,8 +22,8 @@ type Due struct {
 	Nudge        string // the push's id, opaque: "p.…"
 	Head         change.Position
 	Urgency      Urgency
-	Attempts     int // in a row, this one included, since a push was last accepted
-	DueSince     time.Time
+	Attempts     int           // in a row, this one included, since a push was last accepted
+	DueFor       time.Duration // by the database's clock, which a node's own need not agree with
 }
 
 // Lease is how long a claimed device is left to the worker that has it. One that was killed has its devices
@@ -76,7 +76,7 @@ ledger as (
   insert into nudge.wakes (nudge, device, user_id, road, epoch, lsn, seq, status, sent_at)
   select nudge, device, user_id, road, due_epoch, due_lsn, due_seq, 'sent', now() from claimed)
 select device, user_id, road, app, environment, target, target_hash, registered_at, nudge,
-       due_epoch, due_lsn, due_seq, urgency, attempts, due_since from claimed`
+       due_epoch, due_lsn, due_seq, urgency, attempts, now() - due_since from claimed`
 
 // unreadable is when a device is tried again whose target no configured key opens.
 const unreadable = time.Hour
@@ -119,7 +119,7 @@ func (s *Store) Claim(ctx context.Context, of Selection, n int) ([]Due, error) {
 		var lsn int64
 		_, err = pgx.ForEachRow(rows, []any{
 			&d.Device, &d.User, &d.Road, &d.App, &d.Environment, &target, &d.Hash, &d.RegisteredAt, &d.Nudge,
-			&d.Head.Epoch, &lsn, &d.Head.Seq, &d.Urgency, &d.Attempts, &d.DueSince,
+			&d.Head.Epoch, &lsn, &d.Head.Seq, &d.Urgency, &d.Attempts, &d.DueFor,
 		}, func() error {
 			d.Head.LSN = change.LSN(lsn)
 			out, sealed = append(out, d), append(sealed, target)

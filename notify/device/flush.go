@@ -5,37 +5,38 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nudgesync/nudge/changefeed/change"
+	"github.com/jackc/pgx/v5"
 )
 
-// flush returns the position below which every change had been marked.
-func (s *Store) flush(ctx context.Context, heard map[name]entry) (change.Position, error) {
-	n := len(heard)
+// flush writes what was heard of some of the devices.
+func (s *Store) flush(ctx context.Context, of []name, heard map[name]entry) error {
+	n := len(of)
 	device, user := make([]string, 0, n), make([]string, 0, n)
 	epoch, lsn, seq := make([]*int64, 0, n), make([]*int64, 0, n), make([]*int32, 0, n)
 	atIt, refund := make([]bool, 0, n), make([]bool, 0, n)
 	nudge, session, ended := make([]*string, 0, n), make([]*string, 0, n), make([]*string, 0, n)
-	for at, e := range heard {
+	for _, at := range of {
+		e := heard[at]
 		device, user = append(device, at.device), append(user, at.user)
 		p, l, q := nullable(e.acked)
 		epoch, lsn, seq = append(epoch, p), append(lsn, l), append(seq, q)
 		atIt, refund = append(atIt, e.atIt), append(refund, e.refund)
 		nudge, session, ended = append(nudge, orNull(e.nudge)), append(session, orNull(e.session)), append(ended, orNull(e.ended))
 	}
-	var markedEpoch, markedLSN *int64
 	var roads []string
 	var after []time.Duration
 	err := attempts(ctx, func(ctx context.Context) error {
-		return s.cfg.Pool.QueryRow(ctx, flushSQL, s.cfg.Slot, device, user, epoch, lsn, seq, atIt, refund, nudge,
-			session, ended, pause, s.cfg.Grace).Scan(&markedEpoch, &markedLSN, &roads, &after)
+		// Planned anew each time: a plan that does not know how many devices there are compares each with each.
+		return s.cfg.Pool.QueryRow(ctx, flushSQL, pgx.QueryExecModeCacheDescribe, s.cfg.Slot, device, user, epoch, lsn, seq, atIt, refund, nudge,
+			session, ended, pause, s.cfg.Grace).Scan(&roads, &after)
 	})
 	if err != nil {
-		return change.Position{}, fmt.Errorf("write acknowledgements: %w", err)
+		return fmt.Errorf("write acknowledgements: %w", err)
 	}
 	if s.cfg.Pulled != nil {
 		for i, road := range roads {
 			s.cfg.Pulled(road, after[i])
 		}
 	}
-	return position(markedEpoch, markedLSN, new(int32)), nil
+	return nil
 }

@@ -2,6 +2,8 @@ package device
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,11 +30,11 @@ type Event struct {
 const (
 	flushEvery   = time.Second
 	flushTimeout = 10 * time.Second
+	// mostFlushed is how many devices are written in one statement: so many that another is the exception, and few
+	// enough for flushTimeout. If the database was away for a while there are many.
+	mostFlushed = 10_000
 	// pause is how long a device that is at it is left alone.
 	pause = 30 * time.Second
-	// most is how often an acknowledgement is written that is ahead of the marker. One that is dropped after that
-	// costs a push too many.
-	most = 60
 )
 
 // Inbox gathers what is heard of devices, one entry a device, and writes it once a second. What a crash loses of
@@ -49,7 +51,6 @@ type name struct{ user, device string }
 // entry is what was heard of a device since the last flush.
 type entry struct {
 	acked  change.Position
-	left   int  // how often acked is still to be written, at most
 	atIt   bool // it pulls, or was served
 	refund bool // it runs by itself, not for a push: the platform's budget is whole again
 	nudge  string
@@ -62,7 +63,7 @@ func (s *Store) NewInbox() *Inbox { return &Inbox{store: s, heard: map[name]entr
 
 // Heard notes an event. It does not block, and keeps one entry a device.
 func (b *Inbox) Heard(user, device string, e Event) {
-	n := entry{acked: e.Acked, left: most, atIt: e.Pulled || e.Served}
+	n := entry{acked: e.Acked, atIt: e.Pulled || e.Served}
 	woken := strings.HasPrefix(e.Nudge, pushPrefix)
 	n.refund = e.Pulled && !woken || e.Session != "" && !e.Ended
 	if woken && validText(e.Nudge, maxName) {
@@ -82,7 +83,7 @@ func (b *Inbox) Heard(user, device string, e Event) {
 // then is what was heard first, and next after it.
 func (e entry) then(next entry) entry {
 	if e.acked.IsZero() || !next.acked.IsZero() && (next.acked.Epoch != e.acked.Epoch || e.acked.Before(next.acked)) {
-		e.acked, e.left = next.acked, next.left
+		e.acked = next.acked
 	}
 	e.atIt = e.atIt || next.atIt
 	e.refund = e.refund || next.refund
@@ -102,17 +103,21 @@ func (e entry) then(next entry) entry {
 }
 
 // flushSQL clears what was acknowledged, and pauses what is on its way. Rows are written only where there is
-// something to write: a device that is up to date and stays so costs a look at its row. It tells how far the marks
-// of its snapshot go: what acknowledges more than that may be wanted again, for marks that were not there yet.
+// something to write: a device that is up to date and stays so costs a look at its row. What acknowledges more than
+// has been marked is written down as well, for the marks that are not there yet.
 const flushSQL = `
 with h as materialized (
   select * from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[], $7::boolean[], $8::boolean[],
                        $9::text[], $10::text[], $11::text[])
       as h(device, user_id, epoch, lsn, seq, at_it, refund, nudge, session, ended)),
+m as materialized (
+  select epoch, least(lsn, all_lsn) as lsn from nudge.marking where slot = $1),
 locked as materialized (
-  select d.device, d.user_id from nudge.due d join h on h.device = d.device and h.user_id = d.user_id
-   where d.due_epoch is not null and (h.at_it or d.due_epoch = h.epoch and (d.acked_epoch is distinct from h.epoch
-                                               or (d.acked_lsn, d.acked_seq) < (h.lsn, h.seq)))
+  select d.device, d.user_id from nudge.due d join h on h.device = d.device and h.user_id = d.user_id left join m on true
+   where d.due_epoch is not null and h.at_it
+      or (d.due_epoch = h.epoch
+          or d.due_epoch is null and (m.epoch is null or (h.epoch, h.lsn, h.seq) > (m.epoch, m.lsn, 0)))
+         and (d.acked_epoch is distinct from h.epoch or (d.acked_lsn, d.acked_seq) < (h.lsn, h.seq))
       or h.refund and (d.not_before is not null or d.pushes > 0)
       or h.session is not null and d.session is distinct from h.session
       or d.session = h.ended
@@ -160,35 +165,36 @@ heard as (
                          h.refund and coalesce(d.pushed_at < now() - $12::interval, true) as refunded) x)
     from h join locked k on k.device = h.device and k.user_id = h.user_id
    where d.device = h.device)
-select m.epoch, least(m.lsn, m.all_lsn), p.roads, p.after
-  from (select array_agg(road) as roads, array_agg(after) as after from pulled) p
-  left join nudge.marking m on m.slot = $1`
+select array_agg(road), array_agg(after) from pulled`
 
-// Flush writes what was heard so far, in one statement. What could not be written is kept.
+// Flush writes what was heard so far, in one statement, or in several of mostFlushed devices. What could not be written
+// is kept.
 func (b *Inbox) Flush(ctx context.Context) error {
 	b.mu.Lock()
 	heard := b.heard
 	b.heard = map[name]entry{}
 	b.mu.Unlock()
-	if len(heard) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-	defer cancel()
-	marked, err := b.store.flush(ctx, heard)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for at, e := range heard {
+	var err error
+	for of := range slices.Chunk(slices.Collect(maps.Keys(heard)), mostFlushed) {
 		if err == nil {
-			// Its marks are all there and it has cleared them, or they are still to come.
-			e = entry{acked: e.acked, left: e.left - 1}
-			if e.acked.IsZero() || e.left == 0 || e.acked.Compare(marked) <= 0 {
-				continue
-			}
+			attempt, cancel := context.WithTimeout(ctx, flushTimeout)
+			err = b.store.flush(attempt, of, heard)
+			cancel()
 		}
-		b.heard[at] = e.then(b.heard[at])
+		if err != nil {
+			b.keep(of, heard)
+		}
 	}
 	return err
+}
+
+// keep puts back what was not written.
+func (b *Inbox) keep(of []name, heard map[name]entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, at := range of {
+		b.heard[at] = heard[at].then(b.heard[at])
+	}
 }
 
 // Run flushes once a second, and once more after ctx has ended. It is called once; its error is always nil.

@@ -50,6 +50,18 @@ func scanDevice(row pgx.Row, d *Device, more ...any) error {
 	}, more...)...)
 }
 
+// mostDevices is how many registrations a user may have. Where tokens name no device, a user may make up any number of
+// them, each of which is marked and pushed to.
+const mostDevices = 100
+
+// crowdSQL has the user's other devices make room: first those that no push reaches, then the ones that registered
+// longest ago. Whoever registers has the app in the hand. One that had to go and is used yet registers again when its app
+// starts.
+const crowdSQL = `
+delete from nudge.devices where device in (
+  select device from nudge.devices where user_id = $1 and device <> $2
+   order by status = 'active' and road <> 'none' desc, registered_at desc, device offset $3)`
+
 // enlistSQL gives the device its row of nudge.due, or takes it away from one without a road. A row of this very
 // registration stays as it is. Another is due if the marker has passed a change that the device's cursor does not
 // cover: one of its user's by another device, or one for everybody. How far the marker is to be looked up only
@@ -95,7 +107,7 @@ on conflict (device) do update
 // Register puts a device, and has it due if the log has something for it that its cursor lacks. A target that
 // another device id had is taken from it, which is then Disabled, "moved". Another user, target, road, app or
 // environment, or not having been Active, renews RegisteredAt; a repetition changes nothing, and what its cursor
-// proves is for the Inbox. ErrInvalid, ErrForeign.
+// proves is for the Inbox. Beyond a hundred devices of a user, others go. ErrInvalid, ErrForeign.
 func (s *Store) Register(ctx context.Context, r Registration) (Device, error) {
 	var d Device
 	if err := r.validate(); err != nil {
@@ -119,6 +131,7 @@ func (s *Store) Register(ctx context.Context, r Registration) (Device, error) {
 			b.Queue(takeTargetSQL, r.Device, hashes)
 			b.Queue(registerSQL, r.Device, r.User, r.Road, sealed, hash, r.App, r.Environment, r.AppVersion, hashes, r.Take).
 				QueryRow(func(row pgx.Row) error { return scanDevice(row, &d) })
+			b.Queue(crowdSQL, r.User, r.Device, mostDevices-1)
 			epoch, lsn, seq := nullable(r.Cursor)
 			b.Queue(enlistSQL, r.Device, s.cfg.Slot, epoch, lsn, seq, s.cfg.Grace, orNull(r.Session))
 			return tx.SendBatch(ctx, &b).Close()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -269,5 +270,42 @@ func TestRegistrationIsRefused(t *testing.T) {
 		if _, err := r.store.Register(t.Context(), phone); !errors.Is(err, device.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A user's devices are a hundred at most: the ones that no push reaches make room first, then the oldest.
+func TestDevicesOfAUserAreBounded(t *testing.T) {
+	r := newRig(t)
+	r.mark(t)
+	r.register(t, r.phone("8", "other"))
+	for n := range 100 {
+		reg := r.phone("7", id(n))
+		if n == 50 {
+			reg.Road, reg.Target = device.RoadNone, device.Target{}
+		}
+		r.register(t, reg)
+	}
+	gone := func(want ...int) {
+		t.Helper()
+		for n := range 103 {
+			_, err := r.store.Get(t.Context(), "7", id(n))
+			if is := errors.Is(err, device.ErrUnknown); is != slices.Contains(want, n) {
+				t.Errorf("%s is gone: %v, %v", id(n), is, err)
+			}
+		}
+	}
+	r.register(t, r.phone("7", id(3))) // a repetition takes no place
+	gone(100, 101, 102)
+	r.register(t, r.phone("7", id(100)))
+	gone(50, 101, 102)
+	r.register(t, r.phone("7", id(101)))
+	r.register(t, r.phone("7", id(102)))
+	gone(0, 1, 50)
+	if _, err := r.store.Get(t.Context(), "8", "other"); err != nil {
+		t.Error(err)
+	}
+	var due int
+	if err := r.pool.QueryRow(t.Context(), `select count(*) from nudge.due where user_id = '7'`).Scan(&due); err != nil || due != 100 {
+		t.Errorf("%d are listened for, %v", due, err)
 	}
 }

@@ -89,7 +89,7 @@ update nudge.due d
      = (select case when accepted then now() else d.pushed_at end,
                case when accepted then now() + every else d.not_before end,
                case when not accepted then now() + pause end,
-               case when accepted then 0 else d.attempts - unsent::int end,
+               case when accepted then 0 else greatest(0, d.attempts - unsent::int) end,
                d.pushes + accepted::int,
                -- Who was shown an alert is not shown it again for having slept through it.
                case when accepted and not moved then least(d.urgency, 1) else d.urgency end,

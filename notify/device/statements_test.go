@@ -64,6 +64,30 @@ func TestStatementsDoNotGrow(t *testing.T) {
 	}
 }
 
+// A statement that was planned for a few devices is slow for thousands: every flush would then fail, with all that it
+// wrote still to be written. More than fit in one are written in several.
+func TestFlushOfMany(t *testing.T) {
+	r := newRig(t)
+	r.mark(t)
+	const devices = 15_000
+	r.exec(t, `insert into nudge.devices (device, user_id, road, target, target_hash, app, environment, app_version, registered_at)
+		select 'd' || lpad(i::text, 5, '0'), i::text, 'apns', '', int4send(i), 'app', '', '', now() from generate_series(0, $1 - 1) i`, devices)
+	r.exec(t, `insert into nudge.due (device, user_id, road, app, environment) select device, user_id, road, app, environment from nudge.devices`)
+	for n := range 7 { // Postgres thinks of another plan from the sixth on
+		r.exec(t, `update nudge.due set due_epoch = $1, due_lsn = $2, due_seq = 1, next_at = now()`, int64(r.epoch), int64(r.lsn-10))
+		for i := range devices {
+			r.inbox.Heard(fmt.Sprint(i), id(i), device.Event{Acked: r.head(), Pulled: true})
+		}
+		if err := r.inbox.Flush(t.Context()); err != nil {
+			t.Fatalf("flush %d: %v", n+1, err)
+		}
+		var due int
+		if err := r.pool.QueryRow(t.Context(), `select count(*) from nudge.due where next_at is not null`).Scan(&due); err != nil || due != 0 {
+			t.Fatalf("flush %d left %d devices due, %v", n+1, due, err)
+		}
+	}
+}
+
 // Marking reads what the changes concern, not every device.
 func TestMarkingReadsNoMoreThanItMarks(t *testing.T) {
 	r := newRig(t)

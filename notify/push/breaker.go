@@ -1,6 +1,9 @@
 package push
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // breaker keeps a lane from sending what can't work. It opens at once when told that the settings are wrong, and after a
 // run of failures. When its time has passed it lets one device through, and that one's answer decides. It
@@ -99,7 +102,9 @@ func (b *breaker) trip(now time.Time, t term) {
 // guard holds back doubtful answers until it has seen what comes next (invariant 3). It is guarded by its
 // lane's lock.
 type guard struct {
-	recent [20]bool // the newest answers that say something about the settings: was it doubtful?
+	// The newest answers that say something about the settings: whose device a doubtful one was about, "" if it
+	// was none. A user is there once, or anyone could open the breaker for everybody by registering bad tokens.
+	recent [20]string
 	seen   int
 	held   []heldResult
 }
@@ -109,16 +114,25 @@ type heldResult struct {
 	until time.Time
 }
 
-// tooMany doubtful ones among the recent answers mean that the fault is ours.
+// tooMany users with doubtful ones among the recent answers mean that the fault is ours.
 const tooMany = 5
 
-// note takes an answer in, and reports whether there are too many doubtful ones.
-func (g *guard) note(doubtful bool) bool {
-	g.recent[g.seen%len(g.recent)] = doubtful
+// sane takes in an answer that only right settings bring about.
+func (g *guard) sane() {
+	g.recent[g.seen%len(g.recent)] = ""
+	g.seen++
+}
+
+// doubt takes in a doubtful answer about a device of the user's, and reports whether there are too many.
+func (g *guard) doubt(user string) bool {
+	if slices.Contains(g.recent[:], user) {
+		return false // as many users as before, which were not too many
+	}
+	g.recent[g.seen%len(g.recent)] = user
 	g.seen++
 	n := 0
-	for _, d := range g.recent {
-		if d {
+	for _, u := range g.recent {
+		if u != "" {
 			n++
 		}
 	}

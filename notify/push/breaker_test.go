@@ -178,3 +178,29 @@ func TestGoneBeforeRegistration(t *testing.T) {
 		}
 	})
 }
+
+// What one user registers, however bad and often, stops nobody else's pushes.
+func TestOneUsersBadTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(sender(func(_ context.Context, m push.Message) push.Answer {
+			time.Sleep(20 * time.Millisecond)
+			if m.Target.Value == "bad" {
+				return push.Answer{Outcome: push.Disable, Reason: "BadDeviceToken", Doubt: true}
+			}
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		}), "app")}})
+		for range 20 {
+			bad := ios("app")
+			bad.User, bad.Target = "mallory", push.Target{Kind: "token", Value: "bad"}
+			s.due(30, bad)
+			s.due(3, ios("app"))
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(15 * time.Second)
+		if s.count(push.Sent) != 60 || s.count(push.Disabled) != 600 {
+			t.Errorf("%d sent, %d disabled", s.count(push.Sent), s.count(push.Disabled))
+		}
+	})
+}

@@ -179,6 +179,49 @@ func TestLease(t *testing.T) {
 	})
 }
 
+// A lease begins when the store gives it, not when its answer has come.
+func TestLeaseOfASlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := newMemory()
+		s.slow = 14 * time.Second
+		var mu sync.Mutex
+		sent := 0
+		l := lane(sender(func(_ context.Context, m push.Message) push.Answer {
+			const answered, held, settled = 10 * time.Second, 10 * time.Second, 5 * time.Second
+			if left := s.lease(m.Nudge); left < answered+held+settled {
+				t.Errorf("a push begins with %v of its lease left", left)
+			}
+			mu.Lock()
+			sent++
+			took := 5 * time.Millisecond
+			if sent > 300 { // after hundreds of quick answers hundreds are claimed at once
+				took = 9 * time.Second
+			}
+			mu.Unlock()
+			time.Sleep(took)
+			return push.Answer{Outcome: push.Accepted, Reason: "ok"}
+		}), "app")
+		s.due(2000, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
+		time.Sleep(5 * time.Minute)
+	})
+}
+
+// A store that has gone silent, as a database does behind a dead network, is asked again.
+func TestSilentStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin()
+		s := &silent{memory: newMemory()}
+		s.due(1, ios("app"))
+		run(t, push.Config{Store: s, Lanes: []push.Lane{lane(accepts(0), "app")}})
+		time.Sleep(time.Minute)
+		if n := s.count(push.Sent); n != 1 {
+			t.Errorf("%d settled a minute later", n)
+		}
+	})
+}
+
 // A stop settles what is on its way, gives back what was not sent, and ends in time though the provider hangs.
 func TestStop(t *testing.T) {
 	for name, took := range map[string]time.Duration{"answered": time.Second, "hangs": time.Hour} {

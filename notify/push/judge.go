@@ -40,7 +40,7 @@ func (l *lane) judge(j job, a Answer, sent, answered time.Time) []Result {
 		l.sane(heard)
 		r.Verdict = condemned(a.Outcome)
 		if !a.Gone.IsZero() && !a.Gone.After(d.RegisteredAt) { // the device came back since
-			r = later(r, backoff(l.Floor, d.Attempts, answered.Sub(d.DueSince)))
+			r = later(r, backoff(l.Floor, d.Attempts, d.DueFor))
 		}
 		if r.Verdict == Quarantined {
 			l.once(d, a)
@@ -72,7 +72,7 @@ func (l *lane) judge(j job, a Answer, sent, answered time.Time) []Result {
 		if heard && l.breaker.failed(answered) {
 			l.opened(a)
 		}
-		wait := max(backoff(l.Floor, d.Attempts, answered.Sub(d.DueSince)), spread(asked, asked/10))
+		wait := max(backoff(l.Floor, d.Attempts, d.DueFor), spread(asked, asked/10))
 		if l.breaker.state == open {
 			wait = max(wait, l.reopens(answered))
 		}
@@ -88,7 +88,7 @@ func (l *lane) doubtful(j job, r Result, a Answer, heard bool) []Result {
 	switch {
 	case !heard:
 		return []Result{later(r, l.reopens(now))}
-	case !j.probe && !l.guard.note(true):
+	case !j.probe && !l.guard.doubt(j.due.User):
 		r.Verdict = condemned(a.Outcome)
 		l.guard.hold(r, now.Add(l.cfg.Hold))
 		if a.Outcome == Quarantine {
@@ -125,7 +125,7 @@ func (l *lane) worked(heard bool) {
 // sane tells the guard of an answer that only right settings bring about. Called with mu held.
 func (l *lane) sane(heard bool) {
 	if heard {
-		l.guard.note(false)
+		l.guard.sane()
 	}
 }
 

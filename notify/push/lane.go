@@ -106,8 +106,8 @@ func (l *lane) claim(ctx context.Context) {
 		if busy && quiet(time.Now()) {
 			sel.Urgency = Now
 		}
-		claimed, err := l.cfg.Store.Claim(ctx, sel, n)
-		now := time.Now()
+		asked := time.Now() // no lease began before that
+		claimed, err := l.ask(ctx, sel, n)
 		if err != nil {
 			if ctx.Err() == nil {
 				l.log.LogAttrs(ctx, slog.LevelWarn, "push: due devices cannot be claimed", slog.String("sender", l.Name), slog.Any("error", err))
@@ -126,7 +126,7 @@ func (l *lane) claim(ctx context.Context) {
 		}
 		l.mu.Unlock()
 		for _, d := range claimed {
-			l.work <- job{due: d, claimed: now, probe: probe}
+			l.work <- job{due: d, claimed: asked, probe: probe}
 		}
 		switch {
 		case len(claimed) == n:
@@ -137,6 +137,13 @@ func (l *lane) claim(ctx context.Context) {
 		}
 		l.sleep(ctx, l.cfg.Poll, l.woken)
 	}
+}
+
+// ask claims. A database that has gone silent costs a part of a lease, not the lane.
+func (l *lane) ask(ctx context.Context, sel Selection, n int) ([]Due, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Lease/4)
+	defer cancel()
+	return l.cfg.Store.Claim(ctx, sel, n)
 }
 
 // room is how many devices to claim now. If it is 0, it may be more after wait, or after something was freed.

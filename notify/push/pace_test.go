@@ -40,7 +40,7 @@ func TestWaits(t *testing.T) {
 				d := ios("app")
 				d.Attempts = c.attempts
 				name := s.due(1, d)[0]
-				s.devices[name].DueSince = time.Now().Add(-c.since) // nothing runs yet
+				s.devices[name].since = time.Now().Add(-c.since) // nothing runs yet
 				run(t, push.Config{Store: s, Lanes: []push.Lane{l}})
 				time.Sleep(100 * time.Millisecond)
 				if r := s.taken(); len(r) != 1 || r[0].Verdict != push.Later || r[0].Wait < c.least || r[0].Wait > c.most {

@@ -76,8 +76,8 @@ type Due struct {
 	RegisteredAt           time.Time // and was not registered anew
 	Nudge                  string    // the id of this wake-up, which the device echoes
 	Urgency                int
-	Attempts               int // claims in a row without success, this one included and those given back unsent not
-	DueSince               time.Time
+	Attempts               int           // claims in a row without success, this one included and those given back unsent not
+	DueFor                 time.Duration // when it was claimed, by the store's clock
 	Claim                  int64
 }
 

@@ -62,7 +62,9 @@ func (l *lane) write(ctx context.Context, batch []Result) {
 	}
 	started := time.Now()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		err := l.cfg.Store.Settle(ctx, batch)
+		attempt, cancel := context.WithTimeout(ctx, l.cfg.Lease/4) // a database may have gone silent
+		err := l.cfg.Store.Settle(attempt, batch)
+		cancel()
 		if err == nil {
 			break
 		}

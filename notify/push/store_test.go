@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,12 +23,14 @@ type memory struct {
 	results []push.Result
 	claims  int // statements
 	settles int
-	away    error // what each call returns while it is set
+	away    error         // what each call returns while it is set
+	slow    time.Duration // how long the answer to a claim is on its way
 	settled chan struct{}
 }
 
 type row struct {
 	push.Due
+	since    time.Time
 	next     time.Time // zero: nothing to do
 	disabled push.Verdict
 }
@@ -44,17 +47,20 @@ func (s *memory) due(n int, like push.Due) []string {
 	for range n {
 		d := like
 		d.Device = fmt.Sprintf("d%d", len(s.devices))
-		d.DueSince = time.Now()
+		if d.User == "" { // each has a phone
+			d.User = "of " + d.Device
+		}
 		if d.Target.Value == "" {
 			d.Target = push.Target{Kind: "token", Value: "secret-" + d.Device}
 		}
-		s.devices[d.Device] = &row{Due: d, next: time.Now()}
+		s.devices[d.Device] = &row{Due: d, since: time.Now(), next: time.Now()}
 		names = append(names, d.Device)
 	}
 	return names
 }
 
 func (s *memory) Claim(ctx context.Context, of push.Selection, n int) ([]push.Due, error) {
+	defer time.Sleep(s.slow)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.claims++
@@ -75,6 +81,7 @@ func (s *memory) Claim(ctx context.Context, of push.Selection, n int) ([]push.Du
 		r.next = now.Add(time.Minute)
 		r.Claim++
 		r.Attempts++
+		r.DueFor = now.Sub(r.since)
 		r.Nudge = fmt.Sprintf("p.%s.%d", r.Device, r.Claim)
 		out = append(out, r.Due)
 	}
@@ -111,6 +118,40 @@ func (s *memory) Settle(ctx context.Context, results []push.Result) error {
 	default:
 	}
 	return nil
+}
+
+// lease is how long the claim of that nudge still holds.
+func (s *memory) lease(nudge string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.devices {
+		if r.Nudge == nudge {
+			return time.Until(r.next)
+		}
+	}
+	return 0
+}
+
+// silent is a store whose network takes the first call of each kind and never answers.
+type silent struct {
+	*memory
+	claimed, settled atomic.Bool
+}
+
+func (s *silent) Claim(ctx context.Context, of push.Selection, n int) ([]push.Due, error) {
+	if !s.claimed.Swap(true) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.memory.Claim(ctx, of, n)
+}
+
+func (s *silent) Settle(ctx context.Context, results []push.Result) error {
+	if !s.settled.Swap(true) {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.memory.Settle(ctx, results)
 }
 
 // taken returns the results so far.

@@ -13,8 +13,8 @@ import (
 
 // Sizes of targets, in bytes.
 const (
-	minAPNsToken  = 16 // Apple names no length: today they have 32
-	maxAPNsToken  = 256
+	minAPNsToken  = 16  // Apple names no length: today they have 32
+	maxAPNsToken  = 100 // what the sender takes for one
 	maxFCMToken   = 4096
 	maxEndpoint   = 2048
 	webPushSecret = 16 // RFC 8291, 3.2

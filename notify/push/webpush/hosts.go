@@ -39,14 +39,13 @@ func guarded(allow []string) func(ctx context.Context, network, addr string) (ne
 	}
 }
 
-// inside are networks that are not public though netip has no word for them (IANA's special-purpose registries), and those
-// that lead to IPv4 addresses by other names.
+// inside are networks that are not public though netip has no word for them (IANA's special-purpose registries).
 func inside() []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
-		"203.0.113.0/24", "240.0.0.0/4", "::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16",
-		"fec0::/10",
+		"203.0.113.0/24", "240.0.0.0/4", "168.63.129.16/32", // the last one is Azure's, to its machines alone
+		"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
 	} {
 		out = append(out, netip.MustParsePrefix(p))
 	}
@@ -55,7 +54,9 @@ func inside() []netip.Prefix {
 
 func public(a netip.Addr) bool {
 	a = a.Unmap()
-	return a.IsGlobalUnicast() && !a.IsPrivate() && a.Zone() == "" &&
+	// All that has been given out of IPv6 so far (RFC 4291, 2.4). The rest is special, or leads to IPv4 by other names.
+	unicast := netip.MustParsePrefix("2000::/3")
+	return a.IsGlobalUnicast() && !a.IsPrivate() && a.Zone() == "" && (a.Is4() || unicast.Contains(a)) &&
 		!slices.ContainsFunc(inside(), func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
@@ -65,16 +66,18 @@ const (
 	hostPause  = 30 * time.Second // of a host
 	hostBusy   = time.Second      // until a host that is not trusted is tried again
 	promptly   = 2 * time.Second  // a host that answers later is not trusted
-	trustedFor = 10 * time.Minute // without an answer
+	trustedFor = 24 * time.Hour   // without an answer
 )
 
-// hosts is what is known of the push services. One that answers promptly may have all workers, others only a few. Its
-// methods may be called from any goroutine.
+// hosts is what is known of the push services. One that answers promptly may have all workers, others only a few each,
+// and half of them together: anyone may name as many hosts as there are names. Its methods may be called from any
+// goroutine.
 type hosts struct {
-	few int
+	few, half int
 
-	mu sync.Mutex
-	by map[string]*host
+	mu        sync.Mutex
+	by        map[string]*host
+	strangers int // workers that are at hosts that were not trusted when they went
 }
 
 type host struct {
@@ -84,37 +87,46 @@ type host struct {
 	prompt time.Time // when it answered promptly last
 }
 
-func newHosts(few int) *hosts { return &hosts{few: few, by: map[string]*host{}} }
+func newHosts(workers int) *hosts {
+	return &hosts{few: max(1, workers/4), half: max(1, workers/2), by: map[string]*host{}}
+}
 
 // enter has a worker go to the host, or says how long its devices must wait.
-func (h *hosts) enter(name string, now time.Time) time.Duration {
+func (h *hosts) enter(name string, now time.Time) (wait time.Duration, stranger bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at := h.by[name]
 	if at == nil {
 		h.forget(now)
 		if len(h.by) >= mostHosts {
-			return hostPause
+			return hostPause, false
 		}
 		at = &host{}
 		h.by[name] = at
 	}
+	stranger = now.Sub(at.prompt) > trustedFor
 	switch {
 	case now.Before(at.until):
-		return at.until.Sub(now)
-	case at.busy >= h.few && now.Sub(at.prompt) > trustedFor:
-		return hostBusy
+		return at.until.Sub(now), stranger
+	case stranger && (at.busy >= h.few || h.strangers >= h.half):
+		return hostBusy, stranger
 	}
 	at.busy++
-	return 0
+	if stranger {
+		h.strangers++
+	}
+	return 0, stranger
 }
 
-// leave is called once for each enter that let somebody in.
-func (h *hosts) leave(name string, now time.Time, took time.Duration, worked bool) {
+// leave is called once for each enter that let somebody in, and with what it said of the host.
+func (h *hosts) leave(name string, stranger bool, now time.Time, took time.Duration, worked bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at := h.by[name]
 	at.busy--
+	if stranger {
+		h.strangers--
+	}
 	switch {
 	case worked && took <= promptly:
 		at.failed, at.prompt = 0, now

@@ -63,7 +63,7 @@ func New(cfg Config) (*Sender, error) {
 	if cfg.Workers == 0 {
 		cfg.Workers = 8
 	}
-	s := &Sender{hosts: newHosts(max(1, cfg.Workers/4))}
+	s := &Sender{hosts: newHosts(cfg.Workers)}
 	s.base = &http.Transport{ // no proxy: it would resolve names that we must judge
 		DialContext:       guarded(cfg.AllowHosts),
 		TLSClientConfig:   &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
@@ -145,7 +145,8 @@ func (s *Sender) Send(ctx context.Context, m push.Message) push.Answer {
 	sub := &webpush.Subscription{Endpoint: m.Target.Value, Keys: webpush.Keys{P256dh: m.Target.P256dh, Auth: m.Target.Auth}}
 
 	now := time.Now()
-	if wait := s.hosts.enter(host, now); wait > 0 {
+	wait, stranger := s.hosts.enter(host, now)
+	if wait > 0 {
 		return push.Answer{Outcome: push.Throttled, Reason: "host", RetryAfter: wait}
 	}
 	resp, err := webpush.SendNotificationWithContext(ctx, payload, sub, &o)
@@ -153,7 +154,7 @@ func (s *Sender) Send(ctx context.Context, m push.Message) push.Answer {
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096)) // so that the connection can be used again
 		_ = resp.Body.Close()
 	}
-	s.hosts.leave(host, time.Now(), time.Since(now), err == nil && resp.StatusCode < 500)
+	s.hosts.leave(host, stranger, time.Now(), time.Since(now), err == nil && resp.StatusCode < 500)
 	if err != nil {
 		return broken(err)
 	}

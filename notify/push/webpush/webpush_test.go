@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -83,6 +84,8 @@ func TestPrivateAddresses(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"8.8.8.8": true, "2606:4700::1111": true, "100.64.0.1": false, "192.168.1.1": false, "172.16.0.1": false, "fc00::1": false,
 		"fe80::1": false, "ff02::1": false, "64:ff9b::a00:1": false, "2002:a00:1::": false, "255.255.255.255": false, "::": false, "::10.0.0.1": false,
+		"::ffff:0:127.0.0.1": false, "64:ff9b:1::a00:1": false, "fec0::1": false, "100::1": false, "3fff::1": false, "5f00::1": false,
+		"4000::1": false, "168.63.129.16": false,
 	} {
 		if got := webpush.Public(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("%s: public is %v", addr, got)
@@ -136,6 +139,52 @@ func TestSlowHost(t *testing.T) {
 		if a := <-answers; a.Reason != "stopped" {
 			t.Errorf("%+v", a)
 		}
+	}
+}
+
+// However many names a slow host has, others are reached meanwhile.
+func TestSlowHostOfManyNames(t *testing.T) {
+	p := start(t)
+	s := sender(t, p, "127.0.0.1")
+	good := message(t, p)
+	if a := s.Send(t.Context(), good); a.Outcome != push.Accepted {
+		t.Fatalf("%+v", a)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	answers := make(chan push.Answer)
+	const names = 8
+	for range names {
+		bad := good // a host is a name and a port
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		bad.Target.Value = "https://" + l.Addr().String() + "/push/x" // it takes the connection, and says nothing
+		go func() { answers <- s.Send(ctx, bad) }()
+	}
+	for range names / 2 {
+		if a := <-answers; a.Outcome != push.Throttled || a.Reason != "host" {
+			t.Errorf("%+v", a)
+		}
+	}
+	if a := s.Send(t.Context(), good); a.Outcome != push.Accepted {
+		t.Errorf("%+v", a)
+	}
+	cancel()
+	for range names / 2 {
+		if a := <-answers; a.Reason != "stopped" {
+			t.Errorf("%+v", a)
+		}
+	}
+	// They are free again for others that are not known.
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	bad := good
+	bad.Target.Value = "https://127.0.0.1:1/push/x"
+	if a := s.Send(ctx, bad); a.Reason == "host" {
+		t.Errorf("%+v", a)
 	}
 }
 
