@@ -156,7 +156,7 @@ func TestSlowHostOfManyNames(t *testing.T) {
 	const names = 8
 	for range names {
 		bad := good // a host is a name and a port
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
