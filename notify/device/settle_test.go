@@ -211,8 +211,8 @@ func TestUnsentIsNoAttempt(t *testing.T) {
 	r.wantIn(t, "7", "a", time.Minute)
 	check(1, 1)
 	r.pass(t, time.Minute)
-	if d := r.claim(t, "a")["a"]; d.Attempts != 2 {
-		t.Errorf("attempt %d", d.Attempts)
+	if d := r.claim(t, "a")["a"]; d.Attempts != 2 || d.DueFor < time.Minute || d.DueFor > time.Hour {
+		t.Errorf("attempt %d, due for %v", d.Attempts, d.DueFor)
 	}
 	r.settle(t, unsent, device.Unsent) // too late: another worker has it
 	check(2, 2)
@@ -310,25 +310,5 @@ func TestClaimsAreApart(t *testing.T) {
 	r.pass(t, device.Lease)
 	if got, err := r.store.Claim(t.Context(), device.Selection{Road: device.RoadAPNs, Others: true}, 100); err != nil || len(got) != 20 {
 		t.Fatalf("%d claimed, %v", len(got), err)
-	}
-}
-
-// What was not sent was no attempt, and no line of the ledger tells of it.
-func TestUnsentLeavesNoTrace(t *testing.T) {
-	r := newRig(t)
-	r.mark(t)
-	r.register(t, r.phone("7", "phone"))
-	r.commit(t, of("7", ""))
-	r.mark(t)
-	r.settle(t, r.claim(t, "phone")["phone"], device.Later)
-	r.pass(t, time.Minute)
-	r.settle(t, r.claim(t, "phone")["phone"], device.Unsent, func(res *device.Result) { res.After = 5 * time.Minute })
-	r.wantIn(t, "7", "phone", 5*time.Minute)
-	if x := r.explain(t, "7", "phone"); x.Attempts != 1 || len(x.Wakes) != 1 || x.Wakes[0].Status != string(device.Later) {
-		t.Errorf("%d attempts, %+v", x.Attempts, x.Wakes)
-	}
-	r.pass(t, 5*time.Minute)
-	if d := r.claim(t, "phone")["phone"]; d.Attempts != 2 || d.DueFor < 6*time.Minute || d.DueFor > time.Hour {
-		t.Errorf("attempt %d, due for %v", d.Attempts, d.DueFor)
 	}
 }
