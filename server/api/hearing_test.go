@@ -1,8 +1,10 @@
 package api_test
 
 import (
+	"bufio"
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -138,6 +140,15 @@ func TestStreamIsHeard(t *testing.T) {
 	res, err := (&http.Client{Transport: w.client.Transport.(recording).RoundTripper}).Do(r)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for lines := bufio.NewReader(res.Body); ; {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(line, wire.TReady) {
+			break
+		}
 	}
 	e.mu.Lock()
 	began := e.events

@@ -88,8 +88,8 @@ func TestPocketAnHourLater(t *testing.T) {
 	for _, device := range []string{"pocket-1", "pocket-2"} {
 		exec(t, b.conn, `insert into nudge.devices (device, user_id, road, target, target_hash, app, environment, app_version, registered_at)
 			values ($1, '7', 'apns', 'x', convert_to($1, 'UTF8'), 'app', 'production', '1', now())`, device)
-		exec(t, b.conn, `insert into nudge.due (device, user_id, road, due_epoch, due_lsn, due_seq, next_at, not_before)
-			values ($1, '7', 'apns', 1, 1, 1, '2026-01-01 12:00Z', '2026-01-01 12:20Z')`, device)
+		exec(t, b.conn, `insert into nudge.due (device, user_id, road, app, environment, due_epoch, due_lsn, due_seq, next_at, not_before)
+			values ($1, '7', 'apns', 'app', 'production', 1, 1, 1, '2026-01-01 12:00Z', '2026-01-01 12:20Z')`, device)
 	}
 	before := b.phones.Now()
 	if status, answer := b.call(t, "POST", "/demo/pocket/later", token, ""); status != http.StatusOK {
