@@ -155,8 +155,6 @@ func (m *member) register(ctx context.Context, dev *device.Device) error {
 
 // pushed is the app being started by a push. ctx ends when the platform ends it.
 func (m *member) pushed(ctx context.Context, nudge string) {
-	m.asleep.busy.Add(1)
-	defer m.asleep.busy.Add(-1)
 	m.sim.stats.touch()
 	dev := m.dev.Load()
 	if dev == nil { // it came while the app was on its way to the screen, or to the bin
@@ -176,14 +174,13 @@ func (m *member) work(ctx context.Context, dev *device.Device, nudge string) err
 	defer m.asleep.app.Unlock()
 	err := dev.Woken(ctx, nudge)
 	now := time.Now()
-	switch {
-	case err != nil:
+	if err != nil {
 		m.sim.pushes.failed(now)
-	case nudge == "":
-		m.sim.pushes.heard(m, now)
-		fallthrough
-	default:
+	} else {
 		m.tracker.acknowledged(now)
+		if nudge == "" {
+			m.sim.pushes.heard(m, now)
+		}
 	}
 	if _, stop := errors.AsType[*device.StopError](err); !stop {
 		return nil // the next push, or the next launch, makes good for it

@@ -215,8 +215,8 @@ func (s *simulation) trouble(ctx, fleet context.Context, running *sync.WaitGroup
 	return nil
 }
 
-// recover moves the phones' clock on, so that what their platforms hold back comes.
-func (s *simulation) recover(ctx context.Context) {
+// later moves the phones' clock on, so that what their platforms hold back comes.
+func (s *simulation) later(ctx context.Context) {
 	now, err := s.pocket.advance(ctx, recoverBy)
 	if err == nil {
 		s.pushes.jumped(now, recoverBy)

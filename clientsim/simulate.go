@@ -233,8 +233,8 @@ func (s *simulation) settle(ctx context.Context) bool {
 	deadline := time.Now().Add(s.opts.settle)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	recover := time.NewTicker(recoverEvery)
-	defer recover.Stop()
+	later := time.NewTicker(recoverEvery)
+	defer later.Stop()
 	for {
 		if s.quiet() && time.Since(time.Unix(0, s.stats.traffic.Load())) >= quietFor {
 			return true
@@ -244,9 +244,9 @@ func (s *simulation) settle(ctx context.Context) bool {
 			if now.After(deadline) {
 				return false
 			}
-		case <-recover.C:
+		case <-later.C:
 			if s.pocket != nil {
-				s.recover(ctx)
+				s.later(ctx)
 			}
 		case <-ctx.Done():
 			return false

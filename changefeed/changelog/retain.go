@@ -67,28 +67,36 @@ func (l *Log) Trim(ctx context.Context) error {
 		upto = s
 		return rollTx(ctx, tx, l.slot, s)
 	})
-	for patience := time.Now().Add(markWithin); err == nil; {
-		if _, err = l.Retain(ctx, time.Now().Add(time.Hour)); err != nil {
-			break
-		}
-		var now State
-		if now, err = l.Feed(ctx); err != nil || now.Epoch != upto.Epoch || now.Horizon >= upto.Position {
-			break
-		}
-		if time.Now().After(patience) {
-			err = ErrUnmarked
-			break
-		}
-		select {
-		case <-time.After(markedEvery):
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
+	if err == nil {
+		err = l.drop(ctx, upto)
 	}
 	if err != nil {
 		return fmt.Errorf("trim the log: %w", err)
 	}
 	return nil
+}
+
+// drop retains nothing from before that state, once the marker has read it.
+func (l *Log) drop(ctx context.Context, upto State) error {
+	for patience := time.Now().Add(markWithin); ; {
+		if _, err := l.Retain(ctx, time.Now().Add(time.Hour)); err != nil {
+			return err
+		}
+		now, err := l.Feed(ctx)
+		switch {
+		case err != nil:
+			return err
+		case now.Epoch != upto.Epoch || now.Horizon >= upto.Position:
+			return nil
+		case time.Now().After(patience):
+			return ErrUnmarked
+		}
+		select {
+		case <-time.After(markedEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // retainTx drops every segment that is followed by one opened at or before the given time. The drop

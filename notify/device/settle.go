@@ -57,8 +57,9 @@ const (
 )
 
 // settleSQL settles claims that are still held: the nudge's id is the claim. One that was given back unsent is
-// undone, its line in the ledger too. A push that was accepted spends the budget. Then a head that moved while the push was on its way is announced by the next one; one that is not
-// acknowledged is announced again, at intervals that double.
+// undone, its line in the ledger too. A push that was accepted spends the budget. Then a head that moved while the
+// push was on its way is announced by the next one; one that is not acknowledged is announced again, at intervals that
+// double.
 const settleSQL = `
 with r as materialized (
   select * from unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
